@@ -1,0 +1,1 @@
+"""Configurations: one YAML file per method, complete by itself, and overlays."""

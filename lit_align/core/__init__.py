@@ -1,0 +1,1 @@
+"""Plumbing that every method shares and that knows no method."""
