@@ -9,11 +9,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from tests.helpers import build_tiny_tokenizer, save_tiny_model  # noqa: E402
+import pytest
+import torch
+
+from tests.helpers import build_tiny_tokenizer, save_tiny_model
 
 torch.set_num_threads(1)
 

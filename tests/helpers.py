@@ -32,10 +32,18 @@ def build_tiny_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTraine
 
 def tiny_config(**overrides) -> LlamaConfig:
     """A Llama of two layers with grouped keys and values."""
-    settings = dict(
-        vocab_size=264, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+    settings = {
+        "vocab_size": 264,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     return LlamaConfig(**(settings | overrides))
 
 

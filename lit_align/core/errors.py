@@ -59,7 +59,11 @@ class DataError(AlignError, ValueError):
         fix: str = "",
     ) -> None:
         self.file, self.row, self.field, self.value = file, row, field, value
-        where = [f"{file}" if file else "", f"row {row}" if row is not None else "", f"field '{field}'" if field else ""]
+        where = [
+            f"{file}" if file else "",
+            f"row {row}" if row is not None else "",
+            f"field '{field}'" if field else "",
+        ]
         got = ", ".join(part for part in where if part)
         if value is not None:
             got = f"{got}: {shorten(value)}" if got else shorten(value)

@@ -35,6 +35,8 @@ class PairLogps(NamedTuple):
     """[B]."""
     prompt: Tensor | None = None
     """[B] float64, nats, log-probability of the prompt; only for methods that ask for it."""
+    prompt_lengths: Tensor | None = None
+    """[B], number of scored prompt tokens."""
 
     def mean(self) -> PairLogps:
         """The same per token: each response divided by its own length."""

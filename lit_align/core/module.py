@@ -1,0 +1,401 @@
+"""The base of every method: it builds the policy, divides by true counts, logs, and decides what is saved.
+
+A method sees none of this. It gets log-probabilities and returns unreduced losses (see `core/kinds.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_align.core.attention import resolve_layout
+from lit_align.core.batch import Batch, Counts, DataKind, Layout
+from lit_align.core.capabilities import Capability
+from lit_align.core.errors import ConfigError
+from lit_align.core.forward import RewardScorer, Scorer
+from lit_align.core.metrics import Meter, all_reduce_sum
+from lit_align.core.outputs import SequenceLogps, Term
+from lit_align.core.policy import PolicySpec, build_policy
+from lit_align.core.sharding import shard
+from lit_align.references import Precomputed, Reference, resolve_reference
+
+
+class StepRecord(NamedTuple):
+    """What callbacks may read about the micro-batch that was just trained on."""
+
+    loss: Tensor
+    """Scalar, detached: the micro-batch's share of the optimiser step's loss."""
+    values: Tensor
+    """[B] detached losses, one per example."""
+    source_rows: Tensor
+    """[B] 1-based rows of the training data."""
+    metrics: dict[str, float]
+    """Metrics of the last completed optimiser step; empty before the first."""
+
+
+class AlignmentModule(LightningModule, ABC):
+    """Base class of the alignment methods.
+
+    Args:
+        policy: folder or hub name of the model to align.
+        reference: where reference log-probabilities come from: auto, frozen_copy, adapters_off, named_adapter,
+            precomputed or none; or a `Reference` object. `auto`: the model without its adapters where there are
+            adapters, else a frozen copy; none where the method needs none.
+        learning_rate: peak learning rate of the default optimiser, AdamW.
+        warmup_ratio: share of the steps over which the learning rate rises linearly from 0.
+        schedule: what the learning rate does after that: falls to 0 by a cosine or a line, or stays.
+        weight_decay: decay of AdamW, on matrices only.
+        optimizer: another optimiser, called with the trainable parameters.
+        lr_scheduler: another schedule, called with the optimiser and stepped every optimiser step.
+        layout: how responses are laid out for the model: shared prompts, packed, padded; auto shares where it is
+            exact for the architecture and pads otherwise.
+        dtype: dtype of the weights. Keep float32 for full fine-tuning (with `trainer.precision: bf16-mixed`):
+            small updates vanish in bfloat16 weights.
+        attention: attention kernel of the padded layout and of generation; None lets transformers choose.
+        activation_checkpointing: recompute activations in the backward pass, for memory.
+        dropout: keep the dropout of the model's configuration; off, as everywhere in preference alignment.
+        trust_remote_code: run code that comes with the model.
+        revision: branch, tag or commit on the hub.
+    """
+
+    data_kind: ClassVar[DataKind]
+    needs_reference: ClassVar[bool] = True
+    needs_kl: ClassVar[bool] = False
+    """Whether unpaired batches carry mismatched prompts and completions, for a KL estimate."""
+    head: ClassVar[Literal["lm", "reward"]] = "lm"
+    requires: ClassVar[frozenset[Capability]] = frozenset()
+
+    def __init__(
+        self,
+        policy: str,
+        reference: Reference | str = "auto",
+        learning_rate: float = 5e-7,
+        warmup_ratio: float = 0.1,
+        schedule: Literal["cosine", "linear", "constant"] = "cosine",
+        weight_decay: float = 0.0,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        layout: Literal["auto", "padded", "packed", "shared"] = "auto",
+        dtype: Literal["float32", "bfloat16", "float16", "float64", "auto"] = "float32",
+        attention: str | None = None,
+        activation_checkpointing: bool = False,
+        dropout: bool = False,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["reference", "optimizer", "lr_scheduler"])
+        self.policy_name = policy
+        self.policy_spec = PolicySpec(
+            name=policy,
+            revision=revision,
+            dtype=dtype,
+            attention=attention,
+            trust_remote_code=trust_remote_code,
+            dropout=dropout,
+            head=self.head,
+            activation_checkpointing=activation_checkpointing,
+        )
+        self.reference_choice = reference
+        self.reference_will_refresh = False
+        self.learning_rate = learning_rate
+        self.warmup_ratio = warmup_ratio
+        self.schedule = schedule
+        self.weight_decay = weight_decay
+        self.optimizer_factory = optimizer
+        self.lr_scheduler_factory = lr_scheduler
+        self.layout = layout
+
+        self.policy: Scorer | RewardScorer
+        self.reference: Reference | None = None
+        self.resolved_layout = Layout.PADDED
+        self.meter = Meter()
+        self.num_tokens = 0.0
+        self.last_step: StepRecord | None = None
+        self.predict_function: Callable[[AlignmentModule, Any], Any] | None = None
+        # Checkpoints hold what training changes; the rest is rebuilt from `policy`.
+        self.strict_loading = False
+
+    # ---------------------------------------------------------------- what a kind of method defines
+
+    @abstractmethod
+    def terms(self, batch: Any) -> dict[str, Term]:
+        """Unreduced parts of the loss of one micro-batch; records the batch's metrics in `self.meter`."""
+
+    @property
+    def score_prompts(self) -> bool:
+        """Whether batches also score the tokens of the prompt."""
+        return False
+
+    # ---------------------------------------------------------------- building
+
+    def setup(self, stage: str) -> None:
+        """Check that the callbacks provide what the method requires."""
+        if stage != "fit":
+            return
+        provided = {c for callback in self.trainer.callbacks for c in getattr(callback, "provides", ())}  # type: ignore[attr-defined]
+        for capability in sorted(self.requires - provided):
+            raise ConfigError(
+                f"{type(self).__name__} needs a callback that provides '{capability.value}'",
+                got=", ".join(type(callback).__name__ for callback in self.trainer.callbacks) or "no callbacks",  # type: ignore[attr-defined]
+                fix="add one under trainer.callbacks in the configuration",
+            )
+
+    def configure_model(self) -> None:
+        """Build the policy and its reference; called again by validate and test, when there is nothing to do."""
+        if hasattr(self, "policy"):
+            return
+        model = build_policy(self.policy_spec, device=torch.device("cpu"))
+        self.resolved_layout = resolve_layout(self.layout, model.config)
+        self.policy = RewardScorer(model) if self.head == "reward" else Scorer(model)
+        if self.needs_reference:
+            self.reference = resolve_reference(
+                self.reference_choice,
+                has_adapters=self.policy_spec.lora is not None,
+                will_refresh=self.reference_will_refresh,
+            )
+            self.reference.build(self.policy, self.policy_spec)
+        self._warn_of_low_precision()
+        if self._device_mesh is not None:
+            shard(self.policy, self._device_mesh["data_parallel"])
+            if self.reference is not None:
+                self.reference.shard(self._device_mesh["data_parallel"])
+        self.policy.train()
+
+    def train(self, mode: bool = True) -> AlignmentModule:
+        """Switch the policy; a reference stays in evaluation mode (see `Reference.train`)."""
+        super().train(mode)
+        return self
+
+    def _warn_of_low_precision(self) -> None:
+        full = self.policy_spec.lora is None
+        if full and any(
+            p.requires_grad and p.dtype in (torch.bfloat16, torch.float16) for p in self.policy.parameters()
+        ):
+            self.print(
+                "warning: full fine-tuning of 16-bit weights loses updates smaller than 1/256 of a weight; "
+                "use model.dtype: float32 with trainer.precision: bf16-mixed"
+            )
+
+    def on_fit_start(self) -> None:
+        """Fill a precomputed reference, now that weights and data are in place."""
+        if isinstance(self.reference, Precomputed):
+            self.reference.fill(self.trainer.datamodule, self.policy_spec, self.device, self.resolved_layout)  # type: ignore[attr-defined]
+
+    # ---------------------------------------------------------------- steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one micro-batch, scaled so that means are over true counts of the optimiser step.
+
+        Lightning divides by `accumulate_grad_batches`, and DDP and FSDP average gradients over ranks; the factor
+        here undoes both.
+        """
+        terms = self.terms(batch)
+        if batch.window is None:
+            counts, factor = batch.counts(), 1
+        else:
+            counts, factor = batch.window, self.trainer.world_size * self.trainer.accumulate_grad_batches
+        loss = reduce_terms(terms, counts)
+        self._observe(terms, batch)
+        self.num_tokens += float(batch.rows.row_lengths.sum())
+        self.last_step = StepRecord(
+            loss=loss.detach(),
+            values=torch.stack([term.values.detach() for term in terms.values()]).sum(0),
+            source_rows=batch.source_rows,
+            metrics=self.last_step.metrics if self.last_step else {},
+        )
+        return loss * factor
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect losses and metrics of held-out data."""
+        self._observe(self.terms(batch), batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect losses and metrics of test data."""
+        self._observe(self.terms(batch), batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """Score or generate, as the verb that runs this has set."""
+        if self.predict_function is None:
+            raise ConfigError(
+                "nothing says what to predict",
+                got="trainer.predict without a prediction function",
+                fix="use `lit-align score` or `lit-align generate`, or AlignTrainer.score / .generate",
+            )
+        return self.predict_function(self, batch)
+
+    def _observe(self, terms: dict[str, Term], batch: Batch) -> None:
+        counts = batch.counts()
+        for name, term in terms.items():
+            self.meter.add(f"loss/{name}", term.values.sum(), count=getattr(counts, term.per.value))
+
+    def _flush(self, prefix: str = "") -> dict[str, float]:
+        """Read the metrics, log them, and start anew."""
+        metrics = self.meter.compute()
+        self.meter.reset()
+        parts = {name: metrics.pop(name) for name in [n for n in metrics if n.startswith("loss/")]}
+        if len(parts) > 1:
+            metrics |= parts
+        metrics["loss"] = sum(parts.values())
+        metrics |= self.derived_metrics(metrics)
+        shown = ("loss", "rewards/accuracies", "rewards/margins", "accuracy")
+        for name, value in metrics.items():
+            self.log(prefix + name, value, prog_bar=name in shown, rank_zero_only=False)
+        return metrics
+
+    def derived_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Metrics that follow from the means of others."""
+        return {}
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the metrics of the optimiser step: one reduction over ranks."""
+        metrics = self._flush()
+        metrics["num_tokens"] = self._total_tokens()
+        metrics["grad_norm"] = self._gradient_norm()
+        self.log_dict({"num_tokens": metrics["num_tokens"], "grad_norm": metrics["grad_norm"]})
+        self.log("learning_rate", optimizer.param_groups[0]["lr"])
+        if self.last_step is not None:
+            self.last_step = self.last_step._replace(metrics=metrics)
+
+    def on_validation_epoch_start(self) -> None:
+        """Set the training metrics of an unfinished accumulation window aside."""
+        self._training_meter, self.meter = self.meter, Meter()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/` metrics over all held-out rows."""
+        self._flush("val/")
+        self.meter = self._training_meter
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/` metrics over all test rows."""
+        self._flush("test/")
+
+    def _total_tokens(self) -> float:
+        return float(all_reduce_sum(torch.tensor(self.num_tokens, dtype=torch.float64, device=self.device)))
+
+    def _gradient_norm(self) -> float:
+        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    # ---------------------------------------------------------------- references
+
+    def reference_logps(self, batch: Any) -> SequenceLogps | None:
+        """Log-probabilities of the batch's responses under the reference, without gradient."""
+        if self.reference is None:
+            return None
+        return self.reference.logps(batch.rows, cached=batch.reference_logps)
+
+    # ---------------------------------------------------------------- optimiser
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and a schedule, or what the user gave."""
+        optimizer = self.optimizer_factory(self._trainable()) if self.optimizer_factory else self._default_optimizer()
+        if self.lr_scheduler_factory is not None:
+            scheduler: Any = self.lr_scheduler_factory(optimizer)
+        elif self.optimizer_factory is not None and self.schedule == "constant":
+            return optimizer
+        else:
+            scheduler = LambdaLR(optimizer, self._schedule_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _trainable(self) -> Iterator[torch.nn.Parameter]:
+        return (p for p in self.policy.parameters() if p.requires_grad)
+
+    def _default_optimizer(self) -> Optimizer:
+        matrices = [p for p in self._trainable() if p.ndim >= 2]
+        vectors = [p for p in self._trainable() if p.ndim < 2]
+        groups = [
+            {"params": matrices, "weight_decay": self.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return AdamW([g for g in groups if g["params"]], lr=self.learning_rate, fused=self.device.type == "cuda")
+
+    def _schedule_factor(self, step: int) -> float:
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise ConfigError(
+                "the length of the run is unknown, so the learning rate cannot be scheduled",
+                got="streamed data without a number of steps",
+                fix="set trainer.max_steps",
+            )
+        warmup = math.ceil(self.warmup_ratio * total)
+        if step < warmup:
+            # The first step trains too: a factor of 0 would waste it.
+            return (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(1, total - warmup)
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return max(0.0, 1 - progress) if self.schedule == "linear" else 1.0
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What training changes: the policy (its adapters only, if it has any) and a reference that is refreshed."""
+        state = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "")
+        return {name: value for name, value in state.items() if self._is_saved(name.removeprefix(prefix))}
+
+    def _is_saved(self, name: str) -> bool:
+        if name.startswith("reference."):
+            return self.reference is not None and self.reference.is_state
+        if self.policy_spec.lora is None:
+            return True
+        return name in self._adapter_names
+
+    @property
+    def _adapter_names(self) -> set[str]:
+        keep_reference = self.reference is not None and self.reference.is_state
+        return {
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad or (keep_reference and self.reference.owns(name))  # type: ignore[union-attr]
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save counters and the metrics of an unfinished accumulation window."""
+        checkpoint["lit_align"] = {
+            "method": type(self).__name__,
+            "policy": self.policy_name,
+            "num_tokens": self._total_tokens(),
+            "meter": self.meter.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore counters; refuse weights that do not fit this model."""
+        saved = checkpoint.get("lit_align")
+        if saved is None:
+            raise ConfigError(
+                "this checkpoint was not written by lit-align",
+                got=f"keys {sorted(checkpoint)[:8]}",
+                fix="give the model folder as model.policy, and use --ckpt_path for lit-align's own checkpoints only",
+            )
+        if "state_dict" in checkpoint:
+            self._check_names(set(checkpoint["state_dict"]))
+        self.num_tokens = saved["num_tokens"] if self.global_rank == 0 else 0.0
+        self.meter.load_state_dict(saved["meter"], self.device)
+
+    def _check_names(self, saved: set[str]) -> None:
+        expected = set(self.state_dict())
+        missing, unexpected = sorted(expected - saved), sorted(saved - expected)
+        if missing or unexpected:
+            raise ConfigError(
+                "the checkpoint does not fit this model",
+                got=f"{len(missing)} weights missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}",
+                fix="use the same policy, method, LoRA and ReferenceSync settings as the run that wrote it",
+            )
+
+
+def reduce_terms(terms: dict[str, Term], counts: Counts) -> Tensor:
+    """Sum of all terms, each divided by its own denominator; scalar with gradient, nats."""
+    parts = [term.values.sum() / max(1.0, getattr(counts, term.per.value)) for term in terms.values()]
+    return torch.stack(parts).sum()

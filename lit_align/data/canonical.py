@@ -1,0 +1,95 @@
+"""The one shape that every row takes after reading, whatever the file called its columns."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from lit_align.core.batch import DataKind
+
+Message = dict[str, Any]
+"""One turn of a conversation: `role` and `content` are strings; `tool_calls`, `name` and the like are kept."""
+
+IDENTICAL = "the two responses are identical"
+UNDECIDED = "no response was preferred"
+NO_RESPONSE = "the response is empty"
+NO_TURN = "the transcript does not end with an answer to a question"
+NO_SHARED_PROMPT = "the two transcripts share no prompt"
+TIED = "tied pair"
+EMPTY_RESPONSE = "empty response"
+UNSCORED_RESPONSE = "response without a score"
+IDENTICAL_PAIR = "pair of identical responses"
+FEW_RESPONSES = "fewer than two responses that can be compared"
+BAD_ROW = "bad row"
+
+
+class CanonicalRow(NamedTuple):
+    """One row of the data, checked; which fields are set follows from the kind of the data."""
+
+    row: int
+    """1-based row (for line-based files, the line) in its file."""
+    prompt: str | list[Message]
+    """What the responses answer; empty for `text` and `messages` rows."""
+    completions: list[str | list[Message]]
+    """The responses; for a pair [chosen, rejected], for labelled data and demonstrations one."""
+    scores: list[float] | None = None
+    """Ranked data, one per completion, higher is better (a rank r has the score -r)."""
+    label: bool | None = None
+    """Unpaired data: whether the completion is desirable."""
+    margin: float | None = None
+    """Pairs: how much better the chosen response was judged, where the data say so."""
+    tools: list[Any] | None = None
+    """Tool descriptions for the chat template."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Further arguments of the chat template."""
+    text: str | None = None
+    """A plain text to imitate."""
+    messages: list[Message] | None = None
+    """A whole conversation to imitate, ending with an assistant's turn."""
+    id: str | None = None
+    """The row's own name, unique in its set."""
+    pairs: list[tuple[int, int]] = []  # noqa: RUF012 - never mutated
+    """(chosen, rejected) indices into `completions`."""
+    margins: list[float] | None = None
+    """For each of `pairs`, the difference of the scores."""
+    reference_logps: list[float] | None = None
+    """For each completion, its summed log-probability under a reference, nats, where the data bring it."""
+    left_out: dict[str, int] = {}  # noqa: RUF012 - never mutated
+    """How many responses or pairs of this row are not used, by reason."""
+
+
+class Dropped(NamedTuple):
+    """A row that is not trained on, for the data report to count."""
+
+    row: int
+    reason: str
+    """One of few sentences, the same for all rows of a kind."""
+    detail: str = ""
+    """What was found in this row."""
+
+
+class Format(NamedTuple):
+    """What the columns of a file were recognised as."""
+
+    name: str
+    kind: DataKind
+    conversational: bool
+    """Whether prompts and completions become lists of messages, to be written by a chat template."""
+    used: tuple[str, ...] = ()
+    """Columns that are read, under their canonical names."""
+    ignored: tuple[str, ...] = ()
+    """Columns that are not read."""
+
+    def describe(self) -> str:
+        """One line for people: the format, the kind, and what is read."""
+        style = "conversational" if self.conversational else "plain text"
+        unread = f"; not read: {', '.join(self.ignored)}" if self.ignored else ""
+        return f"{self.name} ({self.kind.value}, {style}); columns: {', '.join(self.used)}{unread}"
+
+
+class Rules(NamedTuple):
+    """What becomes of rows that cannot be trained on."""
+
+    on_bad_row: Literal["error", "drop"] = "error"
+    """Malformed rows: stop, or leave them out and count them."""
+    on_no_preference: Literal["error", "drop"] = "drop"
+    """Sound rows from which nothing can be learnt (identical, undecided or empty responses)."""

@@ -1,0 +1,182 @@
+"""Typed access to the fields of a row; whatever is not as it should be becomes an error that names the place."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lit_align.core.errors import DataError
+from lit_align.data.canonical import Message
+from lit_align.data.conversation import parse_messages
+
+_FLAGS = {"true": True, "false": False, "1": True, "0": False}
+
+
+class Fields:
+    """The fields of one row, under their canonical names.
+
+    Args:
+        values: the row; a field that is missing and one that is null are the same.
+        file: name of the file, for messages.
+        row: 1-based row in it.
+    """
+
+    def __init__(self, values: Mapping[str, Any], file: str, row: int) -> None:
+        self.values, self.file, self.row = values, file, row
+
+    def error(self, what: str, field: str, fix: str, value: Any = None) -> DataError:
+        """A complaint about `field`, to be raised; the value shown is the field's own unless given."""
+        shown = self.values.get(field) if value is None else value
+        return DataError(
+            what, file=self.file, row=self.row, field=field, value="null" if shown is None else shown, fix=fix
+        )
+
+    def has(self, field: str) -> bool:
+        """Whether the row has something under that name."""
+        return self.values.get(field) is not None
+
+    def required(self, field: str) -> Any:
+        """The field as it is.
+
+        Raises:
+            DataError: where it is missing or null.
+        """
+        if field not in self.values:
+            found = ", ".join(sorted(str(name) for name in self.values))
+            fix = f"add '{field}' to this row, or remove the row; all rows of a file need the same columns"
+            raise self.error("a row lacks a field that the others have", field, fix, value=f"columns {found}")
+        if self.values[field] is None:
+            raise self.error("a field is null", field, "fill it in, or remove the row")
+        return self.values[field]
+
+    def text(self, field: str) -> str:
+        """A string that holds more than white space.
+
+        Raises:
+            DataError: for another type, an empty string, or a string that cannot be written as UTF-8.
+        """
+        return self.check_text(self.required(field), field)
+
+    def recorded_text(self, field: str) -> str:
+        """A string, possibly empty: what a model answered when the data were made."""
+        value = self.required(field)
+        if isinstance(value, str) and not value.strip():
+            return ""
+        return self.check_text(value, field)
+
+    def optional_text(self, field: str) -> str | None:
+        """A string, or None where the field is missing, null or empty."""
+        value = self.values.get(field)
+        return None if value is None or value == "" else self.check_text(value, field)
+
+    def check_text(self, value: Any, field: str) -> str:
+        """`value`, if it is a string that can be tokenised."""
+        if not isinstance(value, str):
+            what = f"expected a text, found {_type_name(value)}"
+            raise self.error(what, field, "write a string in quotes, or map another column with data.columns", value)
+        if not value.strip():
+            fix = "fill it in, remove the row, or set data.on_bad_row=drop to leave such rows out and count them"
+            raise self.error("a text is empty", field, fix, value)
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            fix = "replace the lone surrogate (half of an emoji, cut in two) in this text"
+            raise self.error("a text holds half of a surrogate pair", field, fix, ascii(value)) from None
+        return value
+
+    def number(self, field: str) -> float:
+        """A finite number."""
+        return self.check_number(self.required(field), field)
+
+    def optional_number(self, field: str) -> float | None:
+        """A finite number, or None where the field is missing or null."""
+        return self.number(field) if self.has(field) and self.values[field] != "" else None
+
+    def check_number(self, value: Any, field: str) -> float:
+        """`value` as a finite float; numerals in quotes are accepted, because CSV has no numbers."""
+        number: float | None = None
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except (ValueError, OverflowError):
+                number = None
+        if number is None:
+            what = f"expected a number, found {_type_name(value)}"
+            raise self.error(what, field, "write a number, or remove the row", value)
+        if not math.isfinite(number):
+            raise self.error("a number is not finite", field, "write a finite number, or remove the row", value)
+        return number
+
+    def flag(self, field: str) -> bool:
+        """True or false; 1 and 0 and the words are accepted, nothing else is guessed."""
+        value = self.required(field)
+        if isinstance(value, bool):
+            return value
+        flag = _FLAGS.get(str(value).strip().lower()) if isinstance(value, int | str) else None
+        if flag is None:
+            fix = "write true for a desirable completion and false for an undesirable one"
+            raise self.error("a label is neither true nor false", field, fix, value)
+        return flag
+
+    def items(self, field: str) -> list[Any]:
+        """A list that is not empty; its JSON text is accepted, because CSV has no lists."""
+        value = self._decoded(self.required(field), field, list)
+        if not value:
+            raise self.error("a list is empty", field, "fill it in, or remove the row", "[]")
+        return list(value)
+
+    def numbers(self, field: str) -> list[float]:
+        """A list of finite numbers."""
+        return [self.check_number(value, f"{field}[{index}]") for index, value in enumerate(self.items(field))]
+
+    def messages(self, field: str) -> list[Message]:
+        """A list of messages."""
+        return self.check_messages(self.items(field), field)
+
+    def check_messages(self, value: Any, field: str) -> list[Message]:
+        """`value` as a list of messages, if it is one."""
+        return parse_messages(value, field, self)
+
+    def tools(self) -> list[Any] | None:
+        """Tool descriptions, given as a list or as its JSON text."""
+        if not self.has("tools") or self.values["tools"] in ("", []):
+            return None
+        return list(self._decoded(self.values["tools"], "tools", list))
+
+    def template_kwargs(self) -> dict[str, Any] | None:
+        """Arguments for the chat template, given as an object or as its JSON text."""
+        field = "chat_template_kwargs"
+        if not self.has(field) or self.values[field] in ("", {}):
+            return None
+        return dict(self._decoded(self.values[field], field, dict))
+
+    def identity(self) -> str | None:
+        """The row's id, a string or a whole number."""
+        value = self.values.get("id")
+        if value is None or value == "":
+            return None
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            fix = "write a string or a whole number, or leave the column out with data.columns={id: null}"
+            raise self.error("an id is neither a text nor a whole number", "id", fix)
+        return str(value)
+
+    def _decoded(self, value: Any, field: str, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
+        decoded = value
+        if isinstance(value, str):
+            try:
+                decoded = json.loads(value)
+            except ValueError:
+                decoded = value
+        if not isinstance(decoded, kind):
+            noun = "a list" if kind is list else "an object"
+            what = f"expected {noun}, found {_type_name(value)}"
+            raise self.error(what, field, f"write {noun}, or map another column with data.columns", value)
+        return decoded
+
+
+def _type_name(value: Any) -> str:
+    """The type in the words of JSON."""
+    names = {bool: "true/false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)

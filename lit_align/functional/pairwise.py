@@ -1,0 +1,57 @@
+"""Building blocks of losses on pairs: what two or more methods share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def logistic(margins: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Negative log-likelihood that the chosen response wins, when labels may be flipped.
+
+    Args:
+        margins: [B] log-odds that the chosen response wins, nats, with gradient.
+        label_smoothing: believed probability that a label is flipped, in [0, 0.5).
+
+    Returns:
+        [B] losses, nats, finite for any finite margin.
+    """
+    if label_smoothing == 0:
+        return -logsigmoid(margins)
+    return -(1 - label_smoothing) * logsigmoid(margins) - label_smoothing * logsigmoid(-margins)
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """Logarithm of 1 - exp(x) for x < 0, accurate at both ends.
+
+    Args:
+        x: any shape, nats; values above -1.2e-7 (a probability that float32 rounds to 1) count as -1.2e-7, so
+            that neither the value nor the gradient overflows.
+
+    Returns:
+        The same shape, nats.
+
+    Reference:
+        Maechler 2012, "Accurately Computing log(1 - exp(-|a|))", Eq. 7.
+    """
+    x = x.clamp(max=-torch.finfo(torch.float32).eps)
+    near_zero = x > -math.log(2)
+    # Both branches see only values of their own range: an overflow in the other one would make the gradient NaN.
+    small = torch.where(near_zero, x, torch.full_like(x, -math.log(2)))
+    large = torch.where(near_zero, torch.full_like(x, -math.log(2)), x)
+    return torch.where(near_zero, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))
+
+
+def log_odds(mean_logps: Tensor) -> Tensor:
+    """Log-odds of a response whose per-token probability is exp(mean_logps).
+
+    Args:
+        mean_logps: [B], nats per token, <= 0.
+
+    Returns:
+        [B], nats.
+    """
+    return mean_logps - log1mexp(mean_logps)

@@ -1,0 +1,41 @@
+"""The policy without its adapters: with LoRA the base weights are the reference, at no cost in memory."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lit_align.core.batch import Rows
+from lit_align.core.errors import ConfigError
+from lit_align.core.forward import Scorer
+from lit_align.core.policy import PolicySpec
+from lit_align.references.base import Reference
+
+
+class AdaptersOff(Reference):
+    """The policy's base model, reached by switching the adapters off for one forward pass."""
+
+    def build(self, policy: Scorer, spec: PolicySpec) -> None:
+        """Remember the policy.
+
+        Raises:
+            ConfigError: the policy has no adapters.
+        """
+        if not hasattr(policy.model, "disable_adapter"):
+            raise ConfigError(
+                "reference: adapters_off needs a policy with adapters",
+                got=f"policy {spec.name} without LoRA",
+                fix="add the LoRA or QLoRA callback, or use reference: frozen_copy",
+            )
+        # In a tuple, so that the policy is not registered here a second time.
+        self._policy = (policy,)
+
+    def token_logps(self, rows: Rows) -> Tensor:
+        """Token log-probabilities [N] under the base model, nats."""
+        (policy,) = self._policy
+        training = policy.training
+        policy.eval()
+        try:
+            with policy.model.disable_adapter():
+                return policy(rows)
+        finally:
+            policy.train(training)

@@ -1,0 +1,78 @@
+"""What a reference is: a model that the policy is compared with, and that training does not change."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from lit_align.core.batch import Rows
+from lit_align.core.errors import ConfigError
+from lit_align.core.forward import Scorer
+from lit_align.core.outputs import SequenceLogps
+from lit_align.core.policy import PolicySpec
+from lit_align.functional.logprobs import segment_sums
+
+
+class Reference(nn.Module, ABC):
+    """Source of reference log-probabilities."""
+
+    can_refresh = False
+    """Whether `refresh` works (TR-DPO)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_state = False
+        """Whether it differs from what `policy` names, and so belongs into the checkpoint."""
+
+    def build(self, policy: Scorer, spec: PolicySpec) -> None:
+        """Prepare the reference from the freshly built policy, before it is sharded or restored.
+
+        Args:
+            policy: the policy at its initial weights.
+            spec: how it was built.
+        """
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Shard the reference's own weights, if it has any, as the policy's are."""
+
+    @abstractmethod
+    def token_logps(self, rows: Rows) -> Tensor:
+        """Token log-probabilities [N] under the reference, nats; called without gradient."""
+
+    @torch.no_grad()
+    def logps(self, rows: Rows, cached: Tensor | None = None) -> SequenceLogps:
+        """Summed log-probabilities [M] of the rows' responses, without gradient.
+
+        Args:
+            rows: what to score.
+            cached: [M] values that came with the batch; only `Precomputed` uses them.
+        """
+        sums = segment_sums(self.token_logps(rows), rows.response, len(rows.response_lengths))
+        return SequenceLogps(sums, rows.response_lengths)
+
+    def refresh(self, policy: Scorer, alpha: float) -> None:
+        """Move the reference towards the policy: reference = alpha * policy + (1 - alpha) * reference.
+
+        Args:
+            policy: the policy as it is now.
+            alpha: weight of the policy in (0, 1]; 1 replaces the reference.
+
+        Raises:
+            ConfigError: this reference cannot change.
+        """
+        raise ConfigError(
+            "this reference cannot be refreshed",
+            got=f"reference: {type(self).__name__}",
+            fix="use reference: auto, frozen_copy, or named_adapter with LoRA",
+        )
+
+    def owns(self, name: str) -> bool:
+        """Whether the module's parameter `name` holds the reference although it is part of the policy."""
+        return False
+
+    def train(self, mode: bool = True) -> Reference:
+        """Stay in evaluation mode: dropout in a reference would be noise in every loss."""
+        return super().train(False)  # type: ignore[return-value]

@@ -1,0 +1,45 @@
+"""A second set of weights: the policy as it was before training."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from lit_align.core.batch import Rows
+from lit_align.core.forward import Scorer
+from lit_align.core.policy import PolicySpec
+from lit_align.core.sharding import reshard, shard
+from lit_align.references.base import Reference
+
+
+class FrozenCopy(Reference):
+    """Frozen copy of the initial policy; costs a second set of weights and can be refreshed."""
+
+    can_refresh = True
+
+    def build(self, policy: Scorer, spec: PolicySpec) -> None:
+        """Copy the policy's weights."""
+        self.scorer = Scorer(copy.deepcopy(policy.model)).requires_grad_(False)
+        self.train(False)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Shard the copy like the policy."""
+        shard(self.scorer, mesh)
+
+    def token_logps(self, rows: Rows) -> Tensor:
+        """Token log-probabilities [N] under the copy, nats."""
+        return self.scorer(rows)
+
+    @torch.no_grad()
+    def refresh(self, policy: Scorer, alpha: float) -> None:
+        """Mix the policy's weights into the copy; on sharded models every rank mixes its own shards."""
+        reshard(policy)
+        reshard(self.scorer)
+        for mine, theirs in zip(self.scorer.parameters(), policy.parameters(), strict=True):
+            mine.lerp_(theirs.to(mine.dtype), alpha)
+        for mine, theirs in zip(self.scorer.buffers(), policy.buffers(), strict=True):
+            mine.copy_(theirs)
+        self.is_state = True
