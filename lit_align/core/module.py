@@ -164,6 +164,8 @@ class AlignmentModule(LightningModule, ABC):
                 will_refresh=self.reference_will_refresh,
             )
             self.reference.build(self.policy, self.policy_spec)
+            # Known before a checkpoint is read: a refreshed reference has to be among what is restored.
+            self.reference.is_state = self.reference_will_refresh
         self._warn_of_low_precision()
         if self._device_mesh is not None:
             shard(self.policy, self._device_mesh["data_parallel"])
@@ -366,6 +368,7 @@ class AlignmentModule(LightningModule, ABC):
         checkpoint["lit_align"] = {
             "method": type(self).__name__,
             "policy": self.policy_name,
+            "policy_spec": self.policy_spec.to_dict(),
             "num_tokens": self._total_tokens(),
             "meter": self.meter.state_dict(),
         }
@@ -380,11 +383,16 @@ class AlignmentModule(LightningModule, ABC):
                 fix="give the model folder as model.policy, and use --ckpt_path for lit-align's own checkpoints only",
             )
         if "state_dict" in checkpoint:
-            self._check_names(set(checkpoint["state_dict"]))
+            self.check_names(set(checkpoint["state_dict"]))
         self.num_tokens = saved["num_tokens"] if self.global_rank == 0 else 0.0
         self.meter.load_state_dict(saved["meter"], self.device)
 
-    def _check_names(self, saved: set[str]) -> None:
+    def check_names(self, saved: set[str]) -> None:
+        """Refuse a checkpoint that holds other weights than this module saves.
+
+        Raises:
+            ConfigError: names are missing or too many.
+        """
         expected = set(self.state_dict())
         missing, unexpected = sorted(expected - saved), sorted(saved - expected)
         if missing or unexpected:

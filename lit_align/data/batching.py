@@ -7,6 +7,7 @@ ranks work on at the same time stand next to each other.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 Plan = list[list[int]]
@@ -170,4 +171,4 @@ def _cut(order: Sequence[int], rows: int) -> Plan:
 def _split(order: Sequence[int], parts: int) -> Plan:
     """Cuts into `parts` runs whose lengths differ by one at most."""
     bounds = [len(order) * part // parts for part in range(parts + 1)]
-    return [list(order[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [list(order[a:b]) for a, b in pairwise(bounds)]

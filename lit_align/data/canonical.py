@@ -9,6 +9,14 @@ from lit_align.core.batch import DataKind
 Message = dict[str, Any]
 """One turn of a conversation: `role` and `content` are strings; `tool_calls`, `name` and the like are kept."""
 
+Completion = str | list[Message]
+"""A prompt or a response: plain text, or turns of a conversation."""
+
+ROW_COLUMN = "__row__"
+"""Column with the 1-based row (for line-based files, the line) in its file."""
+FILE_COLUMN = "__file__"
+"""Column with the file that a row comes from."""
+
 IDENTICAL = "the two responses are identical"
 UNDECIDED = "no response was preferred"
 NO_RESPONSE = "the response is empty"
@@ -18,6 +26,7 @@ TIED = "tied pair"
 EMPTY_RESPONSE = "empty response"
 UNSCORED_RESPONSE = "response without a score"
 IDENTICAL_PAIR = "pair of identical responses"
+REPEATED_PROMPT = "prompt repeated inside both responses"
 FEW_RESPONSES = "fewer than two responses that can be compared"
 BAD_ROW = "bad row"
 
@@ -27,9 +36,9 @@ class CanonicalRow(NamedTuple):
 
     row: int
     """1-based row (for line-based files, the line) in its file."""
-    prompt: str | list[Message]
+    prompt: Completion
     """What the responses answer; empty for `text` and `messages` rows."""
-    completions: list[str | list[Message]]
+    completions: list[Completion]
     """The responses; for a pair [chosen, rejected], for labelled data and demonstrations one."""
     scores: list[float] | None = None
     """Ranked data, one per completion, higher is better (a rank r has the score -r)."""
@@ -93,3 +102,6 @@ class Rules(NamedTuple):
     """Malformed rows: stop, or leave them out and count them."""
     on_no_preference: Literal["error", "drop"] = "drop"
     """Sound rows from which nothing can be learnt (identical, undecided or empty responses)."""
+
+
+DEFAULT_RULES = Rules()

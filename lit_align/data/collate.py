@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_align.core.batch import (
-    Counts,
     DataKind,
     DemonstrationBatch,
     Example,
@@ -24,8 +24,16 @@ from lit_align.core.layout import build_rows
 AnyBatch = PairBatch | LabelBatch | DemonstrationBatch | PromptBatch
 
 
+class Drawn(NamedTuple):
+    """Examples for one batch."""
+
+    examples: Sequence[Example]
+    neighbour: Example | None = None
+    """The next example of the data, not part of the batch: lends its completion where the batch has only one."""
+
+
 class Collator:
-    """Turns examples into a batch; holds no state, so that workers and resumed runs agree.
+    """Turns examples into a batch; without state and randomness, so that workers and resumed runs agree.
 
     Args:
         kind: what the batch is for; ranked data must have been converted to pairs.
@@ -33,6 +41,7 @@ class Collator:
         score_prompts: also score the prompts of pairs.
         pad_id: fills padded rows; any token will do, since masks come from lengths.
         mismatched: add to unpaired completions the rows of a KL estimate.
+        max_length: tokens that no mismatched row may exceed.
     """
 
     def __init__(
@@ -43,43 +52,105 @@ class Collator:
         score_prompts: bool = False,
         pad_id: int = 0,
         mismatched: bool = False,
+        max_length: int | None = None,
     ) -> None:
-        self.kind = kind
         self.layout = layout
         self.score_prompts = score_prompts
         self.pad_id = pad_id
         self.mismatched = mismatched
-        self._build: Callable[[Sequence[Example]], AnyBatch] = {
+        self.max_length = max_length
+        builders: dict[DataKind, Callable[[Drawn], AnyBatch]] = {
             DataKind.PAIRS: self._pairs,
             DataKind.UNPAIRED: self._unpaired,
             DataKind.DEMONSTRATIONS: self._demonstrations,
             DataKind.PROMPTS: self._prompts,
-        }[kind]
+        }
+        self._build = builders[kind]
 
-    def __call__(self, examples: Sequence[Example]) -> AnyBatch:
-        """Collates examples; for unpaired data one more example may follow the batch (see `Neighbours`)."""
-        return self._build(examples)
+    def __call__(self, drawn: Drawn) -> AnyBatch:
+        """Collates one batch."""
+        return self._build(drawn)
 
-    def _pairs(self, examples: Sequence[Example]) -> PairBatch:
+    def _pairs(self, drawn: Drawn) -> PairBatch:
+        examples = drawn.examples
         offsets = [0, *accumulate(len(example.ids) for example in examples)]
-        rows = self._rows(examples)
         pairs = [(number, pair) for number, example in enumerate(examples) for pair in example.pairs]
         return PairBatch(
-            rows=rows,
+            rows=self._rows(examples, score_prompts=self.score_prompts),
             chosen=torch.tensor([offsets[number] + chosen for number, (chosen, _) in pairs]),
             rejected=torch.tensor([offsets[number] + rejected for number, (_, rejected) in pairs]),
             source_rows=torch.tensor([examples[number].row for number, _ in pairs]),
-            margin=_per_pair_margins(examples),
-            reference_logps=_reference(examples),
+            margin=_margins(examples),
+            reference_logps=_reference_logps(examples),
             prompt=torch.tensor([offsets[-1] + number for number, _ in pairs]) if self.score_prompts else None,
         )
 
-    def _unpaired(self, examples: Sequence[Example]) -> LabelBatch:
-        own = [example for example in examples if not isinstance(example, Neighbour)]
+    def _unpaired(self, drawn: Drawn) -> LabelBatch:
+        examples = drawn.examples
+        mismatched = self._mismatch(drawn) if self.mismatched else []
         return LabelBatch(
-            rows=self._rows(own),
-            label=torch.tensor([bool(example.label) for example in own]),
-            source_rows=_source_rows(own),
-            kl_rows=self._mismatched_rows(own, examples) if self.mismatched else None,
-            reference_logps=_reference(own),
+            rows=self._rows(examples),
+            label=torch.tensor([bool(example.label) for example in examples]),
+            source_rows=_source_rows(examples),
+            kl_rows=self._rows(mismatched) if mismatched else None,
+            reference_logps=_reference_logps(examples),
         )
+
+    def _demonstrations(self, drawn: Drawn) -> DemonstrationBatch:
+        return DemonstrationBatch(rows=self._rows(drawn.examples), source_rows=_source_rows(drawn.examples))
+
+    def _prompts(self, drawn: Drawn) -> PromptBatch:
+        prompts = [example.ids[0][: example.prompt_lengths[0]] for example in drawn.examples]
+        width = max(map(len, prompts))
+        return PromptBatch(
+            input_ids=torch.tensor([[self.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]),
+            attention_mask=torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
+            source_rows=_source_rows(drawn.examples),
+        )
+
+    def _mismatch(self, drawn: Drawn) -> list[Example]:
+        """Each prompt with the completion of the next example; none where that is the own completion."""
+        examples = drawn.examples
+        others = [*examples[1:], examples[0]]
+        if len(examples) == 1 and drawn.neighbour is not None:
+            others = [drawn.neighbour]
+        rows = (self._exchange(own, other) for own, other in zip(examples, others, strict=True))
+        return [row for row in rows if row is not None]
+
+    def _exchange(self, own: Example, other: Example) -> Example | None:
+        prompt, completion = own.prompt_lengths[0], other.ids[0][other.prompt_lengths[0] :]
+        if completion == own.ids[0][prompt:]:
+            return None
+        room = len(completion) if self.max_length is None else self.max_length - prompt
+        mask = None if other.masks is None else other.masks[0][:room]
+        if room < 1 or (mask is not None and not any(mask)):
+            return None
+        ids = own.ids[0][:prompt] + completion[:room]
+        return Example(own.row, [ids], [prompt], None if mask is None else [mask])
+
+    def _rows(self, examples: Sequence[Example], *, score_prompts: bool = False) -> Rows:
+        return build_rows(examples, self.layout, score_prompts=score_prompts, pad_id=self.pad_id)
+
+
+def _source_rows(examples: Sequence[Example]) -> Tensor:
+    return torch.tensor([example.row for example in examples])
+
+
+def _margins(examples: Sequence[Example]) -> Tensor | None:
+    """[B] float64; None unless every pair has a margin."""
+    margins: list[float] = []
+    for example in examples:
+        if example.margins is None:
+            return None
+        margins += example.margins
+    return torch.tensor(margins, dtype=torch.float64)
+
+
+def _reference_logps(examples: Sequence[Example]) -> Tensor | None:
+    """[M] float64; None unless every response has a cached value."""
+    values: list[float] = []
+    for example in examples:
+        if example.reference_logps is None:
+            return None
+        values += example.reference_logps
+    return torch.tensor(values, dtype=torch.float64)

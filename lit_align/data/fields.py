@@ -21,10 +21,12 @@ class Fields:
         values: the row; a field that is missing and one that is null are the same.
         file: name of the file, for messages.
         row: 1-based row in it.
+        recorded: whether the responses were recorded from models, some of which said nothing: empty ones are
+            then passed on, to be left out and counted, rather than refused.
     """
 
-    def __init__(self, values: Mapping[str, Any], file: str, row: int) -> None:
-        self.values, self.file, self.row = values, file, row
+    def __init__(self, values: Mapping[str, Any], file: str, row: int, recorded: bool = False) -> None:
+        self.values, self.file, self.row, self.recorded = values, file, row, recorded
 
     def error(self, what: str, field: str, fix: str, value: Any = None) -> DataError:
         """A complaint about `field`, to be raised; the value shown is the field's own unless given."""
@@ -59,10 +61,13 @@ class Fields:
         """
         return self.check_text(self.required(field), field)
 
-    def recorded_text(self, field: str) -> str:
-        """A string, possibly empty: what a model answered when the data were made."""
-        value = self.required(field)
-        if isinstance(value, str) and not value.strip():
+    def response(self, field: str) -> str:
+        """A response in plain text; "" for one that was recorded as empty."""
+        return self.check_response(self.required(field), field)
+
+    def check_response(self, value: Any, field: str) -> str:
+        """`value` as a response in plain text."""
+        if self.recorded and isinstance(value, str) and not value.strip():
             return ""
         return self.check_text(value, field)
 

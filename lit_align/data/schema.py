@@ -1,36 +1,237 @@
-"""From the columns of a file to canonical rows: what format is this, and what does a row of it mean."""
+"""From the columns of a file to canonical rows: which format is this, and what does a row of it say."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_align.core.batch import DataKind
-from lit_align.data.canonical import CanonicalRow, Dropped, Format, Message, Rules
+from lit_align.core.errors import ConfigError, DataError
+from lit_align.data.canonical import (
+    BAD_ROW,
+    DEFAULT_RULES,
+    FILE_COLUMN,
+    ROW_COLUMN,
+    CanonicalRow,
+    Completion,
+    Dropped,
+    Format,
+    Message,
+    Rules,
+)
+from lit_align.data.fields import Fields
+from lit_align.data.formats import FORMATS, FormatSpec, most
 
-__all__ = ["CanonicalRow", "Dropped", "Format", "Message", "Rules", "normalise", "recognise"]
+__all__ = ["CanonicalRow", "Completion", "Dropped", "Format", "Message", "Rules", "normalise", "recognise"]
+
+Mapped = Mapping[str, str | None]
+"""Canonical name of a column -> its name in the file, or None: treat the column as absent."""
+
+
+_BY_NAME = {spec.name: spec for spec in FORMATS}
+_NAMES = sorted({name for spec in FORMATS for name in spec.columns()})
+_PREFERENCES = (DataKind.PAIRS, DataKind.UNPAIRED, DataKind.RANKED)
 
 
 def recognise(
     columns: Sequence[str],
     first_rows: Sequence[Mapping[str, Any]],
     *,
-    mapping: Mapping[str, str | None] | None = None,
+    mapping: Mapped | None = None,
     file: str = "",
     wanted: DataKind | None = None,
     name: str | None = None,
 ) -> Format:
-    """Tell the format of a file from its columns and first rows."""
-    raise NotImplementedError
+    """Tell the format of a file from its columns and first rows.
+
+    Columns that hold preferences win over demonstrations, and these over prompts; a format that needs more
+    columns wins over one that needs some of them.
+
+    Args:
+        columns: the file's columns; names that begin with two underscores are ours and passed over.
+        first_rows: some rows, to tell texts from messages.
+        mapping: canonical names of columns -> their names in the file; None leaves a column out.
+        file: name of the file, for messages.
+        wanted: what the method learns from; decides where a file can be read in several ways.
+        name: name of the format, where the user has settled it.
+
+    Raises:
+        DataError: where no format fits, or several do.
+        ConfigError: where `mapping` or `name` cannot be followed.
+    """
+    mapping = _checked_mapping(mapping or {}, columns, file)
+    found = [column for column in _mapped_columns(columns, mapping) if not column.startswith("__")]
+    rows = [rename(row, mapping) for row in first_rows]
+    if name is not None and name not in _BY_NAME:
+        raise ConfigError(
+            f"there is no data format '{name}'", got=name, fix=f"one of: {', '.join(map(repr, _BY_NAME))}"
+        )
+    candidates = FORMATS if name is None else (_BY_NAME[name],)
+    spec = _choose([spec for spec in candidates if spec.matches(found, rows)], wanted, found, file)
+    if name is None:
+        _check_spelling(spec, found, rows, mapping, file)
+    if spec is None:
+        raise _unknown_columns(found, candidates, file)
+    read = set(spec.columns())
+    return Format(
+        spec.name,
+        spec.kind,
+        spec.always_conversational or any(_are_messages(rows, body) for body in spec.bodies),
+        used=tuple(column for column in found if column in read),
+        ignored=tuple(column for column in found if column not in read),
+    )
 
 
 def normalise(
     row: Mapping[str, Any],
     fmt: Format,
-    mapping: Mapping[str, str | None] | None = None,
+    mapping: Mapped | None = None,
     file: str = "",
     row_number: int = 0,
-    rules: Rules = Rules(),
+    rules: Rules = DEFAULT_RULES,
 ) -> CanonicalRow | Dropped:
-    """Turn one row of a recognised file into a canonical row."""
-    raise NotImplementedError
+    """Turn one row of a recognised file into a canonical row, or into a note that it is left out.
+
+    Args:
+        row: the row as it was read.
+        fmt: what `recognise` said of its file.
+        mapping: canonical names of columns -> their names in the file.
+        file: name of the file, for messages; rows that name their own go before.
+        row_number: 1-based row in the file; by default what the row says.
+        rules: what becomes of rows that cannot be trained on.
+
+    Raises:
+        DataError: for a malformed row, unless `rules` say otherwise.
+    """
+    spec = _BY_NAME[fmt.name]
+    file, row_number = str(row.get(FILE_COLUMN) or file), row_number or int(row.get(ROW_COLUMN) or 0)
+    renamed = rename(row, mapping or {})
+    readable = {name: renamed[name] for name in spec.columns() if name in renamed}
+    fields = Fields(readable, file, row_number, spec.recorded)
+    try:
+        for need in spec.required:
+            if "|" not in need:
+                fields.required(need)
+            elif not any(fields.has(name) for name in need.split("|")):
+                fields.required(need.split("|")[0])
+        result = spec.normalise(fields, fmt.conversational)
+    except DataError as error:
+        if rules.on_bad_row == "error":
+            raise
+        return Dropped(row_number, f"{BAD_ROW}: {error.what}", str(error))
+    if isinstance(result, Dropped) and rules.on_no_preference == "error":
+        fix = "remove the row, or set data.on_no_preference=drop to leave such rows out and count them"
+        raise DataError(result.reason, file=file, row=row_number, value=result.detail, fix=fix)
+    return result
+
+
+def rename(row: Mapping[str, Any], mapping: Mapped) -> dict[str, Any]:
+    """A row under canonical names; columns that a mapping claims or hides lose their own names."""
+    taken = {source for source in mapping.values() if source} | set(mapping)
+    renamed = {name: value for name, value in row.items() if name not in taken}
+    renamed.update({name: row[source] for name, source in mapping.items() if source and source in row})
+    return renamed
+
+
+def _mapped_columns(columns: Sequence[str], mapping: Mapped) -> list[str]:
+    return list(rename(dict.fromkeys(columns), mapping))
+
+
+def _checked_mapping(mapping: Mapped, columns: Sequence[str], file: str) -> Mapped:
+    sources = [source for source in mapping.values() if source]
+    for name, source in mapping.items():
+        if name not in _NAMES:
+            close = difflib.get_close_matches(name, _NAMES, 3)
+            hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+            raise ConfigError(
+                f"data.columns names '{name}', which is no column that lit-align reads",
+                got=f"columns: {{{name}: {source}}}",
+                fix=f"{hint}write 'name here: name in the file'; names here are {', '.join(_NAMES)}",
+            )
+        if source and sources.count(source) > 1:
+            raise ConfigError(
+                f"data.columns reads the column '{source}' twice",
+                got=f"columns: {dict(mapping)}",
+                fix="give each name a column of its own",
+            )
+        if source and source not in columns:
+            close = difflib.get_close_matches(source, columns, 1)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            raise DataError(
+                f"data.columns maps '{name}' to a column that is not there",
+                file=file,
+                field=source,
+                value=f"columns {', '.join(columns)}",
+                fix=f"{hint}name one of the columns of the file",
+            )
+    return mapping
+
+
+def _choose(matching: list[FormatSpec], wanted: DataKind | None, found: list[str], file: str) -> FormatSpec | None:
+    """The format to read a file as, of those that fit it; None where none does."""
+    for kinds in ([wanted] if wanted else [], _PREFERENCES, (DataKind.DEMONSTRATIONS,), (DataKind.PROMPTS,)):
+        group = [spec for spec in matching if spec.kind in kinds]
+        best = [spec for spec in group if not any(set(spec.required) < set(other.required) for other in group)]
+        if len(best) > 1 and best[0].required == best[1].required:
+            best = [spec for spec in best if spec.fits is not None] or best
+        if len(best) > 1:
+            names = " or ".join(f"'{spec.name}'" for spec in best)
+            raise DataError(
+                "the columns can be read in several ways",
+                file=file,
+                field=", ".join(found),
+                value=names,
+                fix="set data.format to one of them, or leave columns out with data.columns={name: null}",
+            )
+        if best:
+            return best[0]
+    return None
+
+
+def _check_spelling(
+    spec: FormatSpec | None, found: list[str], rows: Sequence[Mapping[str, Any]], mapping: Mapped, file: str
+) -> None:
+    """Refuse a column that, spelt as we do, would make the file another one than it was taken for."""
+    for column in found:
+        if column in _NAMES:
+            continue
+        for meant in difflib.get_close_matches(column, _NAMES, 2, cutoff=0.8):
+            columns = {meant if name == column else name for name in found}
+            better = [other for other in FORMATS if other.matches(columns, rows) and other is not spec]
+            better = [other for other in better if meant in "|".join(other.required).split("|")]
+            better = [other for other in better if spec is None or set(spec.required) < set(other.required)
+                      or (other.kind in _PREFERENCES and spec.kind not in _PREFERENCES)]  # fmt: skip
+            if better and meant not in found and meant not in mapping:
+                raise DataError(
+                    f"a column is named almost like '{meant}'",
+                    file=file,
+                    field=column,
+                    value=f"columns {', '.join(found)}",
+                    fix=f"rename it, or set data.columns={{{meant}: {column}}}; if it is something else, "
+                    f"set data.columns={{{meant}: null}}",
+                )
+
+
+def _unknown_columns(found: list[str], candidates: Sequence[FormatSpec], file: str) -> DataError:
+    def distance(spec: FormatSpec) -> float:
+        return len(spec.missing(found)) / len(spec.required)
+
+    nearest = min(candidates, key=distance)
+    have = f"'{nearest.name}' lacks only {', '.join(nearest.missing(found))}. " if distance(nearest) < 1 else ""
+    lines = [f"    {spec.name}: {', '.join(spec.required)}" for spec in candidates]
+    return DataError(
+        "the columns are of no format that lit-align reads",
+        file=file,
+        field=", ".join(found),
+        value=f"columns {', '.join(found) or '(none)'}",
+        fix=f"{have}name columns with data.columns={{prompt: <your column>, ...}}; accepted are\n" + "\n".join(lines),
+    )
+
+
+def _are_messages(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    def holds(row: Mapping[str, Any]) -> bool:
+        value = row[column]
+        return isinstance(value, list | dict) or (isinstance(value, str) and value.lstrip().startswith('[{"'))
+
+    return most([row for row in rows if row.get(column) is not None], holds)

@@ -1,8 +1,8 @@
 """Bradley-Terry reward model: Christiano et al. 2017, "Deep Reinforcement Learning from Human Preferences".
 
-https://arxiv.org/abs/1706.03741, Eq. 1; for language models Ouyang et al. 2022,
-https://arxiv.org/abs/2203.02155, Eq. 1. A scalar head on the last token scores a response; the difference of two scores is the log-odds that the first one is
-preferred.
+https://arxiv.org/abs/1706.03741, Eq. 1; for language models Ouyang et al. 2022, https://arxiv.org/abs/2203.02155,
+Eq. 1. A scalar head on the last token scores a response; the difference of two scores is the log-odds that the first
+one is preferred.
 
 Differs: `margin` is Llama 2's (Touvron et al. 2023, https://arxiv.org/abs/2307.09288, Eq. 2) and is used where the data
 has one; `center` is the regulariser of Eisenstein et al. 2023 (https://arxiv.org/abs/2312.09244), which TRL has too;

@@ -1,1 +1,1 @@
-"""Commands that need no Trainer."""
+"""Verbs without a Trainer. Each is a module `lit_align.tools.<verb>` with a function `main(argv)`."""

@@ -1,0 +1,240 @@
+"""What Lightning leaves out of a checkpoint, so that a resumed run equals one that was never interrupted."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from lit_align.core.errors import ConfigError
+from lit_align.evaluation.jsonl_logger import JsonlLogger
+
+_KEY = "exact_resume"
+# Settings of the data module on which the order and the content of the batches depend.
+_BATCH_SETTINGS = (
+    "train", "convert", "batch_size", "max_tokens_per_batch", "bucket", "shuffle", "seed",
+    "max_length", "max_prompt_length", "on_overlong",
+)  # fmt: skip
+
+
+class ExactResume(Callback):
+    """Saves and restores random numbers, unfinished gradients and the length of the metrics file.
+
+    - The state of Python's, NumPy's and PyTorch's random number generators on every rank is put back just before
+      the first batch: restoring models and loaders draws numbers. List this callback first.
+    - Gradients of an unfinished accumulation window, where a checkpoint is written inside one.
+    - `metrics.jsonl` (see `JsonlLogger`) is cut back to what had been logged at the checkpoint.
+
+    The position in the data is the data module's own state.
+
+    Args:
+        allow_changes: go on although devices, accumulation or batches are others than in the run that wrote the
+            checkpoint; it then continues, but not as it would have.
+    """
+
+    def __init__(self, allow_changes: bool = False) -> None:
+        self.allow_changes = allow_changes
+        self._restored: dict[str, Any] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the state of all ranks; as plain types and tensors, which load without running code."""
+        inside_window = trainer.fit_loop._should_accumulate()
+        checkpoint[_KEY] = {
+            "settings": _settings(trainer),
+            "rng": _gather(trainer, _rng_state(pl_module.device)),
+            "gradients": _gather(trainer, _gradients(pl_module)) if inside_window else None,
+            "metrics_size": [logger.file.size() for logger in _files(trainer)],
+            "metrics_due": _metrics_due(trainer),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Check the settings, and keep the state until training starts.
+
+        Raises:
+            ConfigError: settings on which the result depends have changed.
+        """
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        saved = checkpoint.get(_KEY)
+        if saved is None:
+            rank_zero_warn("The checkpoint was written without ExactResume: training goes on, but not exactly.")
+            return
+        self._restored = dict(saved)
+        changes = _changes(saved["settings"], _settings(trainer))
+        if not changes:
+            return
+        if not self.allow_changes:
+            raise ConfigError(
+                "the run that wrote the checkpoint had other settings, so it cannot be continued exactly",
+                got="; ".join(f"{name}: {then} then, {now} now" for name, (then, now) in changes.items()),
+                fix="use the former values, or set allow_changes: true for ExactResume to go on inexactly",
+            )
+        if changes.keys() & {"world_size", "accumulate_grad_batches"}:
+            # Neither generators nor gradients have an owner any more.
+            self._restored |= {"rng": None, "gradients": None}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the metrics file to the state of the checkpoint, or begin a new one with a new run."""
+        if not trainer.is_global_zero:
+            return
+        for index, logger in enumerate(_files(trainer)):
+            if self._restored is not None and index < len(self._restored["metrics_size"]):
+                logger.file.cut(self._restored["metrics_size"][index])
+                for record in self._restored["metrics_due"]:
+                    logger.file.append(record)
+            elif trainer.global_step == 0:
+                logger.file.start_over()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Put random numbers and gradients back before the first batch."""
+        if self._restored is None:
+            return
+        restored, self._restored = self._restored, None
+        if restored["gradients"] is not None:
+            _put_gradients(pl_module, restored["gradients"][trainer.global_rank])
+        if restored["rng"] is not None:
+            _put_rng_state(restored["rng"][trainer.global_rank], pl_module.device)
+
+
+# -------------------------------------------------------------------- settings
+
+
+def _settings(trainer: Trainer) -> dict[str, Any]:
+    """What must not change; plain values."""
+    # Lightning types this attribute only on the Trainer that runs.
+    datamodule: LightningDataModule | None = trainer.datamodule  # type: ignore[attr-defined]
+    hparams: Mapping[str, Any] = {} if datamodule is None else datamodule.hparams
+    return {
+        "world_size": trainer.world_size,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+    } | {name: hparams[name] for name in _BATCH_SETTINGS if name in hparams}
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {name: (then[name], now[name]) for name in then if name in now and then[name] != now[name]}
+
+
+# -------------------------------------------------------------------- random numbers
+
+
+def _rng_state(device: torch.device) -> dict[str, Any]:
+    """This rank's generators; arrays as tensors."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global generator it is
+    return {
+        "python": [version, torch.tensor(words), gauss],
+        "numpy": [str(kind), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def _put_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype("uint32"), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+# -------------------------------------------------------------------- gradients
+
+
+def _gradients(pl_module: LightningModule) -> dict[str, Tensor]:
+    """This rank's gradients, of sharded parameters its own shards."""
+    gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+    return {name: _local(gradient).detach().cpu().clone() for name, gradient in gradients.items()}
+
+
+def _put_gradients(pl_module: LightningModule, gradients: Mapping[str, Tensor]) -> None:
+    for name, parameter in pl_module.named_parameters():
+        if name not in gradients:
+            continue
+        gradient = gradients[name].to(parameter.device)
+        if isinstance(parameter, DTensor):
+            gradient = DTensor.from_local(
+                gradient,
+                parameter.device_mesh,
+                parameter.placements,
+                shape=parameter.shape,
+                stride=parameter.stride(),
+            )
+        parameter.grad = gradient
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+# -------------------------------------------------------------------- metrics
+
+
+def _files(trainer: Trainer) -> list[JsonlLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, JsonlLogger)]
+
+
+class _Recorder(Logger):
+    """Takes what Lightning logs, and keeps it."""
+
+    name = version = ""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self.records.append(JsonlLogger.record(metrics, step))
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+def _metrics_due(trainer: Trainer) -> list[dict[str, Any]]:
+    """Metrics that Lightning will log right after the hook in which this checkpoint is written.
+
+    A run that is killed in between never logs them, and the resumed run starts behind them. Where a step or an
+    epoch stands, its progress counters tell, as they tell Lightning after a restart.
+    """
+    loop, connector = trainer.fit_loop, trainer._logger_connector
+    step, epoch = loop.epoch_loop.batch_progress.current, loop.epoch_progress.current
+    recorder = _Recorder()
+    loggers, trainer.loggers = trainer.loggers, [recorder]
+    try:
+        if step.completed < step.processed:
+            connector.update_train_step_metrics()
+        elif epoch.completed < epoch.processed:
+            last_step = loop.epoch_loop._batches_that_stepped - 1
+            metrics = convert_tensors_to_scalars(connector.metrics["log"])
+            if metrics:
+                recorder.log_metrics({"epoch": trainer.current_epoch} | metrics, last_step)
+    finally:
+        trainer.loggers = loggers
+    return recorder.records
+
+
+# -------------------------------------------------------------------- ranks
+
+
+def _gather(trainer: Trainer, mine: Any) -> list[Any] | None:
+    """Every rank's value, on rank 0, which writes the checkpoint."""
+    if trainer.world_size == 1:
+        return [mine]
+    gathered = [None] * trainer.world_size if trainer.is_global_zero else None
+    torch.distributed.gather_object(mine, gathered, dst=0)
+    return gathered

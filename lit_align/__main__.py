@@ -1,0 +1,97 @@
+"""The `lit-align` command: finds out which verb is asked for and imports only what that verb needs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from argparse import ArgumentError
+
+from lit_align import __version__
+from lit_align.core.errors import AlignError, ConfigError
+
+TRAINER_VERBS = {
+    "fit": "train a policy (or a reward model) on preference data",
+    "validate": "loss and metrics on held-out data",
+    "test": "loss and metrics on test data",
+    "predict": "run the model over the prediction data from Python callbacks",
+    "generate": "complete prompts, to a file of JSON lines",
+    "score": "log-probabilities or rewards of given responses, to a file of JSON lines",
+}
+"""Verbs that need a Trainer, a model and data."""
+
+TOOLS = {
+    "quickstart": "the whole story on a small machine: make data, train, align, report",
+    "preview": "show the first rows as the model will see them",
+    "export": "write a trained model in Hugging Face format",
+    "report": "one HTML page about a run",
+    "configs": "list, show or copy the configurations that come with the package",
+    "methods": "table of the methods",
+}
+"""Verbs without a Trainer: modules of `lit_align.tools`, each with a function `main(argv)`."""
+
+DEBUG = "LIT_ALIGN_DEBUG"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: arguments without the program's name; None: `sys.argv`, which stays as it is, because Lightning
+            starts the other processes of a job with it.
+
+    Returns:
+        Exit status: 0 for success, 2 for a mistake that the user can mend.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _dispatch(arguments)
+    except (AlignError, ArgumentError) as error:
+        if os.environ.get(DEBUG):
+            raise
+        print(f"lit-align: {error}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"lit-align {__version__}")
+        return 0
+    verb = arguments[0]
+    if verb in TRAINER_VERBS:
+        importlib.import_module("lit_align.cli").main(arguments)
+    elif verb in TOOLS:
+        importlib.import_module(f"lit_align.tools.{verb}").main(arguments[1:])
+    else:
+        raise _unknown(verb)
+    return 0
+
+
+def usage() -> str:
+    """The text of `lit-align --help`."""
+    lines = ["usage: lit-align VERB [options]", ""]
+    for title, verbs in (("With a model and data:", TRAINER_VERBS), ("Tools:", TOOLS)):
+        lines += [title, *(f"  {verb:<12}{what}" for verb, what in verbs.items()), ""]
+    lines += [
+        "`lit-align VERB --help` lists the options of a verb, `lit-align fit --model.help DPO` those of a method.",
+        f"Start with `lit-align quickstart`. {DEBUG}=1 shows tracebacks.",
+    ]
+    return "\n".join(lines)
+
+
+def _unknown(verb: str) -> ConfigError:
+    if verb.startswith("-"):
+        return ConfigError(
+            "the verb comes first", got=verb, fix=f"for example: lit-align fit {verb} ...; `lit-align --help` lists verbs"
+        )
+    close = difflib.get_close_matches(verb, [*TRAINER_VERBS, *TOOLS], n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return ConfigError("there is no such verb", got=verb, fix=f"{hint}`lit-align --help` lists the verbs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

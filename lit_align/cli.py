@@ -1,0 +1,212 @@
+"""The verbs that need a Trainer, a model and data, on LightningCLI, with its traps closed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+import lit_align.callbacks
+import lit_align.methods  # noqa: F401 - importing makes the short names of the classes known
+from lit_align.core.errors import ConfigError
+from lit_align.core.module import AlignmentModule
+from lit_align.data.module import PreferenceDataModule
+from lit_align.parse_errors import explain
+from lit_align.trainer import AlignTrainer
+
+_SECTIONS = ("seed_everything", "model", "data", "trainer")
+"""What a configuration holds for every verb."""
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes config.yaml to the run folder when training starts, without the options of the verb itself.
+
+    So the file serves every verb, and `--ckpt_path` of one job does not become the next one's.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
+        shared = config.clone()
+        for name in list(vars(shared)):
+            if name not in _SECTIONS:
+                del shared[name]
+        super().__init__(parser, shared, **kwargs)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save when training; other verbs leave the file of the training run as it is."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class LitAlignCLI(LightningCLI):
+    """LightningCLI for alignment methods.
+
+    Args:
+        args: arguments without the program's name; None: `sys.argv`.
+        run: run the verb; False: parse and build the objects only, from arguments without a verb.
+    """
+
+    def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        super().__init__(
+            model_class=AlignmentModule,
+            datamodule_class=PreferenceDataModule,
+            trainer_class=AlignTrainer,
+            save_config_callback=SaveRunConfig,
+            # A resumed job finds the file of its first part.
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=42,
+            subclass_mode_model=True,
+            # The optimiser is built after `configure_model`, from the weights as they are sharded.
+            auto_configure_optimizers=False,
+            args=args,
+            run=run,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs, and the parameters of their methods that are not options."""
+        objects = {"model", "datamodule", "weights_only"}
+        return {
+            "fit": {*objects, "train_dataloaders", "val_dataloaders"},
+            "validate": {*objects, "dataloaders"},
+            "test": {*objects, "dataloaders"},
+            "predict": {*objects, "dataloaders", "return_predictions"},
+            "generate": objects,
+            "score": objects,
+        }
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that raises its errors, so that they can be put into plain words."""
+        return super().init_parser(**{"prog": "lit-align", "exit_on_error": False, **kwargs})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and say in one line what is wrong.
+
+        Raises:
+            ConfigError: an unknown or wrong option, an unreadable configuration, or two methods at once.
+        """
+        arguments = sys.argv[1:] if args is None else list(args)
+        refuse_two_methods(arguments)
+        try:
+            self.config = parser.parse_args(arguments)
+        except ArgumentError as error:
+            raise explain(str(error), self._options(arguments)) from error
+
+    def _options(self, arguments: list[str]) -> list[str]:
+        parsers = getattr(self, "_subcommand_parsers", {})
+        chosen = parsers.get(arguments[0] if arguments else "", self.parser)
+        return [option.lstrip("-") for option in chosen._option_string_actions]
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the configuration as it was given; Lightning would let a checkpoint's hyperparameters replace it."""
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse to measure the untrained policy where a checkpoint was asked for; Lightning would only warn.
+
+        Raises:
+            ConfigError: `--ckpt_path last`, and the run folder holds no complete checkpoint.
+        """
+        if self.subcommand in (None, "fit") or self._get(self.config, "ckpt_path") != "last":
+            return
+        # From here on the trainer knows the name of its run folder.
+        self.trainer.strategy.connect(self.model)
+        if not any(c._find_last_checkpoints(self.trainer) for c in self.trainer.checkpoint_callbacks):
+            raise ConfigError(
+                "there is no complete checkpoint to go on from",
+                got=f"--ckpt_path last with the run folder {self.trainer.default_root_dir}",
+                fix="train first, set trainer.default_root_dir, or leave --ckpt_path out for the policy as it is",
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer.
+
+        Raises:
+            ConfigError: Lightning refuses its settings.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ConfigError:
+            raise
+        except (MisconfigurationException, ValueError) as error:
+            raise ConfigError("the Trainer cannot be built", got=str(error), fix="change trainer: in the configuration") from error
+
+
+def refuse_two_methods(arguments: Sequence[str]) -> None:
+    """Stop a command that names two methods: arguments that both have would leak from the first to the second.
+
+    Raises:
+        ConfigError: two different classes, or a configuration that cannot be read.
+    """
+    named = list(_methods_named(arguments))
+    for (where, name), (other, second) in zip(named, named[1:]):
+        if name != second:
+            raise ConfigError(
+                "two methods in one command",
+                got=f"{name} in {where}, {second} in {other}",
+                fix="keep one; overlays for data, trainer or debugging do not set model.class_path",
+            )
+
+
+def _methods_named(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Where a method is named, and its class without the package."""
+    for flag, value in _flags(arguments):
+        if flag in ("--config", "-c") and "://" not in value:
+            path, model = Path(value), read_yaml(Path(value)).get("model")
+        elif flag in ("--model", "--model.class_path"):
+            path, model = Path(flag), value
+        else:
+            continue
+        if isinstance(model, str) and model.endswith((".yaml", ".yml")):
+            # A value that is a file is relative to the file that it stands in.
+            path = path.parent / model
+            model = read_yaml(path)
+        name = model.get("class_path") if isinstance(model, dict) else model
+        if isinstance(name, str):
+            yield str(path), name.rpartition(".")[2]
+
+
+def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Flags with a value, from `--flag value` and `--flag=value`."""
+    for position, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if equals:
+            yield flag, value
+        elif position + 1 < len(arguments):
+            yield flag, arguments[position + 1]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A configuration as plain values.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            "the configuration cannot be read",
+            got=f"{path}: {' '.join(str(error).split())}",
+            fix="`lit-align configs list` names those of the package, `lit-align configs copy` makes one your own",
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError("a configuration holds `model:`, `data:` and `trainer:`", got=f"{path}: {type(content).__name__}")
+    return content
+
+
+def main(argv: list[str]) -> None:
+    """Run a Trainer verb.
+
+    Args:
+        argv: the verb and its options.
+    """
+    # Deprecations that concern Lightning, not the user.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    LitAlignCLI(argv)

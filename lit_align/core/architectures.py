@@ -1,0 +1,77 @@
+"""Which architectures may have packed and shared rows, and which are refused by name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from lit_align.core.batch import Layout
+from lit_align.core.errors import ConfigError
+
+_EXACT_LAYERS = frozenset({"full_attention", "sliding_attention"})
+"""Kinds of layers whose tokens see nothing but the keys and values that a segment gathers."""
+
+
+def supports_segments(config: PretrainedConfig) -> str | None:
+    """Says why packed and shared rows would be wrong for an architecture; None where they are exact.
+
+    Args:
+        config: of the model.
+    """
+    name = config.model_type
+    if config.is_encoder_decoder or not getattr(config, "is_causal", True):
+        return f"{name} does not read from left to right only"
+    if getattr(config, "use_bidirectional_attention", None):
+        return f"{name} is set to bidirectional attention"
+    if config.get_text_config() is not config:
+        return f"{name} is multimodal: tokens of an image may see each other both ways"
+    return _reason_in_config(config) or _reason_in_code(config)
+
+
+def resolve_layout(requested: Layout | Literal["auto", "padded", "packed", "shared"], config: Any) -> Layout:
+    """Decides how responses are laid out for a model.
+
+    Args:
+        requested: what the user asked for; `auto` is shared where that is exact, else padded.
+        config: of the model.
+
+    Raises:
+        ConfigError: packed or shared rows for an architecture that would be wrong with them.
+    """
+    reason = supports_segments(config)
+    if requested == "auto":
+        return Layout.PADDED if reason else Layout.SHARED
+    layout = Layout(requested)
+    if reason and layout is not Layout.PADDED:
+        raise ConfigError(
+            f"The architecture cannot be trained with {layout.value} rows.",
+            got=reason,
+            fix="Set `layout: padded`, or leave it at `auto`.",
+        )
+    return layout
+
+
+def _reason_in_config(config: PretrainedConfig) -> str | None:
+    name = config.model_type
+    odd = sorted(set(getattr(config, "layer_types", None) or []) - _EXACT_LAYERS)
+    if odd:
+        return f"{name} has layers of {', '.join(odd)}, whose state would run on from one response into the next"
+    if getattr(config, "attention_chunk_size", None):
+        return f"{name} has chunked attention, which counts tokens of the row"
+    if getattr(config, "alibi", False):
+        return f"{name} has ALiBi, a bias of positions in the row"
+    return None
+
+
+def _reason_in_code(config: PretrainedConfig) -> str | None:
+    name = config.model_type
+    # Private by name, yet the one place that knows the class without building a model.
+    model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if model_class is None:
+        return f"{name} is not a causal language model of transformers"
+    if getattr(model_class, "_is_stateful", False):
+        return f"{name} has recurrent layers, whose state would run on from one response into the next"
+    if not model_class._can_set_attn_implementation():
+        return f"{name} does not use transformers' attention interface"
+    return None

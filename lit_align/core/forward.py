@@ -1,0 +1,275 @@
+"""The only caller of the model: rows of tokens in, log-probabilities or scores out.
+
+Decoder and head both run inside the `forward` of one wrapper module. Shard that wrapper (FSDP2), and the head's
+weight is whole where it is used and its gradient is reduced; using parts of a sharded model from outside gave a
+silently wrong gradient of the head.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor, nn
+
+from lit_align.core.attention import SEGMENT_ATTENTION
+from lit_align.core.batch import Example, Layout, Rows
+from lit_align.core.errors import ConfigError
+from lit_align.core.layout import build_rows
+from lit_align.core.outputs import SequenceLogps
+from lit_align.functional.logprobs import (
+    module_logprobs,
+    segment_sums,
+    tile_size,
+    token_logprobs,
+)
+
+_PROBE_TOKENS = 96
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 5e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+"""Largest mean error of the self-check, as a share of the spread of the plain model's logits."""
+
+
+class _ModelCaller(nn.Module):
+    """A Hugging Face or PEFT model whose decoder is called on rows.
+
+    Args:
+        model: the model; its parameters are this module's.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._verified = False
+        base = self._base()
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            raise ConfigError(
+                "Prompt-learning adapters put tokens of their own into the row.",
+                got=type(model.active_peft_config).__name__,
+                fix="Use LoRA.",
+            )
+        own = base.config._attn_implementation
+        # A copy of a model that is in use here; its own kernel is not on record.
+        self._own_attention = base.get_correct_attn_implementation(None) if own == SEGMENT_ATTENTION else own
+
+    def verify(self, rows: Rows) -> None:
+        """Compares itself with the plain model on a few tokens of `rows`, in eval mode and without gradient.
+
+        Args:
+            rows: rows in the layout to check.
+
+        Raises:
+            ConfigError: the two disagree, so the layout is wrong for this architecture.
+        """
+        layout = Layout.PADDED if rows.segments is None else Layout.SHARED
+        self._verified = True
+        examples = _probe_examples(rows, self._base().config.get_text_config().pad_token_id)
+        probe = move_data_to_device(build_rows(examples, layout), rows.input_ids.device)
+        with _eval_mode(self), torch.no_grad():
+            ours = self._outputs(probe)
+            with self.plain():
+                plain, spread = self._plain_outputs(examples, rows.input_ids.device)
+        error = (ours - plain).abs().mean() / spread
+        if not error <= _TOLERANCE[self._precision()]:
+            self._verified = False
+            raise ConfigError(
+                f"With {layout.value} rows {type(self._base()).__name__} does not compute what it computes alone.",
+                got=f"largest difference {float((ours - plain).abs().max()):.3g}, logits spread {float(spread):.3g}",
+                fix="Report the architecture, and set `layout: padded`."
+                if layout is not Layout.PADDED
+                else "Report the architecture: its head is not the one that was expected.",
+            )
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """The model as Hugging Face knows it, in eval mode: with its ordinary attention, for `generate`."""
+        before = self._base().config._attn_implementation
+        self._use_attention(self._own_attention)
+        try:
+            with _eval_mode(self):
+                yield
+        finally:
+            self._use_attention(before)
+
+    def _outputs(self, rows: Rows) -> Tensor:
+        """What `forward` returns, without the self-check."""
+        raise NotImplementedError
+
+    def _plain_outputs(self, examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
+        """The same from the plain model, response by response, and the spread of its outputs."""
+        raise NotImplementedError
+
+    def _decoder(self) -> nn.Module:
+        raise NotImplementedError
+
+    def _base(self) -> Any:
+        """The Hugging Face model inside a PEFT one; adapters stand in its layers."""
+        unwrap: Any = getattr(self.model, "get_base_model", None)
+        return self.model if unwrap is None else unwrap()
+
+    def _hidden(self, rows: Rows) -> Tensor:
+        """Final hidden states of all tokens, [R * T, H].
+
+        Padded rows need neither mask nor positions: padding on the right is out of sight of a causal model.
+        """
+        decoder = self._decoder()
+        arguments: dict[str, Any] = {}
+        if rows.segments is not None:
+            self._use_attention(SEGMENT_ATTENTION)
+            arguments = {"position_ids": rows.position_ids, "segments": rows.segments}
+        else:
+            self._use_attention(self._own_attention)
+        if "use_cache" in inspect.signature(decoder.forward).parameters:
+            arguments["use_cache"] = False
+        output = decoder(input_ids=rows.input_ids, **arguments)
+        hidden: Tensor = output.last_hidden_state
+        return hidden.flatten(0, 1)
+
+    def _use_attention(self, implementation: str) -> None:
+        """Switches attention, and leaves it so: activation checkpointing computes layers again in the backward."""
+        base = self._base()
+        if base.config._attn_implementation != implementation:
+            base.set_attn_implementation(implementation)
+
+    def _precision(self) -> torch.dtype:
+        parameter = next(p for p in self.parameters() if p.is_floating_point())
+        device = parameter.device.type
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+        return parameter.dtype
+
+
+class Scorer(_ModelCaller):
+    """A causal language model that scores tokens.
+
+    Args:
+        model: Hugging Face causal language model, or a PEFT model around one.
+    """
+
+    def forward(self, rows: Rows) -> Tensor:
+        """Log-probabilities of the targets of `rows`; checks itself against the plain model on the first call.
+
+        Returns:
+            [N] nats, float32, or float64 for float64 models; with gradient.
+
+        Raises:
+            ConfigError: the self-check failed.
+        """
+        if not self._verified:
+            self.verify(rows)
+        return self._outputs(rows)
+
+    def sequence_logps(self, rows: Rows) -> SequenceLogps:
+        """Log-probabilities of the responses of `rows`, [M] float64 nats, with gradient."""
+        sums = segment_sums(self(rows), rows.response, rows.response_lengths.shape[0])
+        return SequenceLogps(sums, rows.response_lengths)
+
+    def _outputs(self, rows: Rows) -> Tensor:
+        hidden = self._hidden(rows).index_select(0, rows.pred_index)
+        head = self._base().get_output_embeddings()
+        scale, softcap = _logit_shape(self._base().config)
+        if _is_plain_linear(head):
+            return token_logprobs(hidden, head.weight, rows.target, bias=head.bias, scale=scale, softcap=softcap)
+        tile = tile_size(self._base().config.get_text_config().vocab_size, hidden)
+        return module_logprobs(head, hidden, rows.target, scale=scale, softcap=softcap, tile=tile)
+
+    def _plain_outputs(self, examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
+        logps, logits = [], []
+        for example in examples:
+            for ids, prompt in zip(example.ids, example.prompt_lengths, strict=True):
+                row = torch.tensor([ids], device=device)
+                scored = self.model(input_ids=row).logits[0, prompt - 1 : -1]
+                scored = scored.to(torch.promote_types(scored.dtype, torch.float32))
+                logps.append(scored.log_softmax(-1).gather(-1, row[0, prompt:, None])[:, 0])
+                logits.append(scored)
+        return torch.cat(logps), torch.cat(logits).std(-1).mean()
+
+    def _decoder(self) -> nn.Module:
+        decoder: nn.Module = self._base().get_decoder()
+        return decoder
+
+
+class RewardScorer(_ModelCaller):
+    """A model with a head of one number, read at the last token of each response.
+
+    Args:
+        model: `AutoModelForSequenceClassification` with `num_labels=1`, or a PEFT model around one.
+    """
+
+    def forward(self, rows: Rows) -> Tensor:
+        """Scores of the responses of `rows`; checks itself against the plain model on the first call.
+
+        Returns:
+            [M] float32, or float64 for float64 models; with gradient.
+
+        Raises:
+            ConfigError: the self-check failed.
+        """
+        if not self._verified:
+            self.verify(rows)
+        return self._outputs(rows)
+
+    def _outputs(self, rows: Rows) -> Tensor:
+        base = self._base()
+        head = getattr(base, "score", None) or getattr(base, "classifier", None)
+        if head is None or base.config.num_labels != 1:
+            raise ConfigError(
+                "A reward model is a sequence classifier with one label.",
+                got=f"{type(base).__name__} with {base.config.num_labels} labels",
+                fix="Load it with `num_labels=1`.",
+            )
+        scores = head(self._hidden(rows).index_select(0, rows.last_index))[:, 0]
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    def _plain_outputs(self, examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
+        rows = [torch.tensor([ids], device=device) for example in examples for ids in example.ids]
+        scores = torch.cat([self.model(input_ids=row).logits[0] for row in rows])
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        return scores, scores.abs().mean()
+
+    def _decoder(self) -> nn.Module:
+        decoder: nn.Module = self._base().base_model
+        return decoder
+
+
+def _is_plain_linear(head: nn.Module) -> bool:
+    """Whether the head is its weight and nothing else: no adapter, quantisation, sharding or hook of its own."""
+    return type(head) is nn.Linear and not head._forward_hooks and not head._forward_pre_hooks
+
+
+def _logit_shape(config: Any) -> tuple[float, float | None]:
+    """Factor and bound that an architecture puts on its logits."""
+    config = config.get_text_config()
+    scale = 1.0
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        scale *= getattr(config, name, None) or 1.0
+    divisor = getattr(config, "logits_scaling", None) or 1.0
+    return scale / divisor, getattr(config, "final_logit_softcapping", None)
+
+
+def _probe_examples(rows: Rows, pad_id: int | None) -> list[Example]:
+    """Two short examples out of the tokens of `rows`, one of them with two responses."""
+    tokens = [token for token in rows.input_ids.flatten()[:_PROBE_TOKENS].tolist() if token != pad_id] or [0]
+    while len(tokens) < 8:
+        tokens = tokens + tokens
+    half, quarter = len(tokens) // 2, len(tokens) // 4
+    prompt, first, second = tokens[:half], tokens[half:], tokens[-quarter:][::-1]
+    return [
+        Example(row=1, ids=[prompt + first, prompt + second], prompt_lengths=[half, half]),
+        Example(row=2, ids=[second + first], prompt_lengths=[quarter]),
+    ]
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Puts a module in eval mode, and every part of it back into its own mode afterwards."""
+    training = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in training:
+            part.training = mode

@@ -1,0 +1,119 @@
+"""Checkpoints of sharded models: a folder to which every rank writes its own part.
+
+The folder holds torch's distributed checkpoint (weights and optimiser state) and `meta.pt` (all the rest, written by
+rank 0). It appears under its name only when it is complete. All ranks must see the same file system.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+from lit_align.core.checkpoint_io import is_complete
+from lit_align.core.errors import ConfigError
+
+META = "meta.pt"
+_WEIGHTS = "state_dict"
+
+
+def split(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Lightning's checkpoint in two: what every rank has a part of, and what rank 0 writes alone."""
+    meta = dict(checkpoint)
+    parts = {_WEIGHTS: meta.pop(_WEIGHTS)}
+    parts |= {f"optimizer_{index}": state for index, state in enumerate(meta.pop("optimizer_states", []))}
+    return parts, meta
+
+
+def saved_names(folder: Path) -> set[str]:
+    """Names of the weights in a sharded checkpoint."""
+    return {path[1] for path in _paths(folder).values() if path[0] == _WEIGHTS}
+
+
+def read_sharded(folder: Path, *, weights_only: bool = False) -> dict[str, Any]:
+    """A sharded checkpoint as a single process would have written it; needs no process group.
+
+    Args:
+        folder: the checkpoint.
+        weights_only: leave the optimisers' state aside, which is twice the size of the weights.
+
+    Returns:
+        Lightning's checkpoint: `state_dict`, `optimizer_states` and the rest.
+
+    Raises:
+        ConfigError: the folder is not a complete checkpoint.
+    """
+    if not (folder.is_dir() and is_complete(folder)):
+        raise ConfigError(
+            "this is not a sharded checkpoint that was written to its end",
+            got=str(folder),
+            fix="give a folder that the strategy fsdp2 has written, or an earlier one if the last was cut off",
+        )
+    described = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    paths = {key: path for key, path in _paths(folder).items() if not weights_only or path[0] == _WEIGHTS}
+    flat = {key: _placeholder(described[key]) for key in paths}
+    dcp.load(flat, checkpoint_id=folder, no_dist=True)
+    parts = _unflatten({path: flat[key] for key, path in paths.items()})
+    checkpoint: dict[str, Any] = torch.load(folder / META, weights_only=True)
+    checkpoint[_WEIGHTS] = parts[_WEIGHTS]
+    if not weights_only:
+        optimizers = sorted(name for name in parts if name != _WEIGHTS)
+        checkpoint["optimizer_states"] = [by_number(parts[name]) for name in optimizers]
+    return checkpoint
+
+
+def by_number(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state with running numbers for the parameters' names, as torch's optimisers keep it."""
+    groups = state["param_groups"]
+    numbers = {name: number for number, name in enumerate(n for group in groups for n in group["params"])}
+    return _renamed(state, numbers)
+
+
+def by_name(state: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """The reverse of `by_number`: parameters take their names from `like`, place by place in the groups.
+
+    Args:
+        state: an optimiser's state with any keys for parameters.
+        like: state of an optimiser with the same groups, keyed by name.
+    """
+    pairs = zip(state["param_groups"], like["param_groups"], strict=True)
+    names = {
+        old: new for theirs, mine in pairs for old, new in zip(theirs["params"], mine["params"], strict=True)
+    }
+    return _renamed(state, names)
+
+
+def _renamed(state: dict[str, Any], names: dict[Any, Any]) -> dict[str, Any]:
+    return {
+        "state": {names[key]: value for key, value in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [names[key] for key in group["params"]]} for group in state["param_groups"]
+        ],
+    }
+
+
+def _paths(folder: Path) -> dict[str, tuple[Any, ...]]:
+    """For each flat key of a distributed checkpoint, where it stood in the nested dictionary."""
+    metadata = dcp.FileSystemReader(folder).read_metadata()
+    assert metadata.planner_data is not None, "written with torch's default planner"
+    return dict(metadata.planner_data)
+
+
+def _placeholder(description: Any) -> Any:
+    """What torch reads a saved entry into: a tensor of its shape, anything else for other objects."""
+    if isinstance(description, dcp.metadata.TensorStorageMetadata):
+        return torch.empty(description.size, dtype=description.properties.dtype)
+    return None
+
+
+def _unflatten(entries: dict[tuple[Any, ...], Any]) -> dict[str, Any]:
+    """Nested dictionaries from paths; paths through lists are made of dictionaries by index."""
+    nested: dict[str, Any] = {}
+    for path, value in entries.items():
+        place = nested
+        for step in path[:-1]:
+            place = place.setdefault(step, {})
+        place[path[-1]] = value
+    return nested

@@ -1,0 +1,113 @@
+"""Putting a canonical row together from its prompt, its responses and the columns that all formats share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lit_align.data.canonical import (
+    EMPTY_RESPONSE,
+    FEW_RESPONSES,
+    IDENTICAL,
+    NO_RESPONSE,
+    CanonicalRow,
+    Completion,
+    Dropped,
+)
+from lit_align.data.fields import Fields
+
+
+def build_row(fields: Fields, prompt: Completion, completions: list[Completion], **rest: Any) -> CanonicalRow:
+    """A canonical row with the columns that every format may have."""
+    return CanonicalRow(
+        row=fields.row,
+        prompt=prompt,
+        completions=completions,
+        tools=fields.tools(),
+        chat_template_kwargs=fields.template_kwargs(),
+        id=fields.identity(),
+        **rest,
+    )
+
+
+def build_pair(
+    fields: Fields,
+    prompt: Completion,
+    chosen: Completion,
+    rejected: Completion,
+    left_out: dict[str, int] | None = None,
+) -> CanonicalRow | Dropped:
+    """A pair, unless its responses are the same or one of them is empty."""
+    if same_response(chosen, rejected):
+        return Dropped(fields.row, IDENTICAL, response_text(chosen))
+    for field, response in (("chosen", chosen), ("rejected", rejected)):
+        if not response_text(response).strip():
+            return Dropped(fields.row, NO_RESPONSE, field)
+    margin = _margin(fields)
+    return build_row(
+        fields,
+        prompt,
+        [chosen, rejected],
+        pairs=[(0, 1)],
+        margin=margin,
+        margins=None if margin is None else [margin],
+        reference_logps=_reference_logps(fields, ("ref_chosen_logps", "ref_rejected_logps")),
+        left_out=left_out or {},
+    )
+
+
+def build_single(fields: Fields, prompt: Completion, answer: Completion) -> CanonicalRow:
+    """One response, with its label where the row has one."""
+    field = next((name for name in ("label", "kto_tag") if name in fields.values), None)
+    label = None if field is None else fields.flag(field)
+    return build_row(fields, prompt, [answer], label=label, reference_logps=_reference_logps(fields, ("ref_logps",)))
+
+
+def build_ranking(
+    fields: Fields,
+    prompt: Completion,
+    completions: list[Completion],
+    scores: list[float],
+    left_out: dict[str, int],
+) -> CanonicalRow | Dropped:
+    """Several responses with their scores, without the empty ones, unless fewer than two remain."""
+    kept = [index for index, answer in enumerate(completions) if response_text(answer).strip()]
+    if len(kept) < len(completions):
+        left_out = {**left_out, EMPTY_RESPONSE: len(completions) - len(kept)}
+    if len(kept) < 2:
+        return Dropped(fields.row, FEW_RESPONSES, f"{len(kept)} of {len(completions)}")
+    answers, kept_scores = [completions[index] for index in kept], [scores[index] for index in kept]
+    return build_row(fields, prompt, answers, scores=kept_scores, left_out=left_out)
+
+
+def _margin(fields: Fields) -> float | None:
+    for better, worse in (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score")):
+        if fields.has(better) and fields.has(worse) and not fields.has("margin"):
+            margin = fields.number(better) - fields.number(worse)
+            if margin < 0:
+                fix = "swap chosen and rejected, or remove the row"
+                raise fields.error("the chosen response has the lower score", better, fix)
+            return margin
+    return fields.optional_number("margin")
+
+
+def _reference_logps(fields: Fields, names: tuple[str, ...]) -> list[float] | None:
+    if not any(fields.has(name) for name in names):
+        return None
+    values = [fields.number(name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if value > 0:
+            fix = "write the sum of the log-probabilities of the completion's tokens, or remove the column"
+            raise fields.error("a log-probability is positive", name, fix)
+    return values
+
+
+def response_text(response: Completion) -> str:
+    """What the assistant says in a response, tool calls included."""
+    if isinstance(response, str):
+        return response
+    return "\n".join(f"{turn['content']}{turn.get('tool_calls', '')}" for turn in response)
+
+
+def same_response(one: Completion, other: Completion) -> bool:
+    """Whether two responses say the same, white space around them aside."""
+    return response_text(one).strip() == response_text(other).strip()

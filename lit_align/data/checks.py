@@ -1,0 +1,89 @@
+"""What only a whole set of rows can show: names given twice, and labels that are all the same."""
+
+from __future__ import annotations
+
+from lit_align.core.batch import DataKind
+from lit_align.core.errors import DataError
+from lit_align.data.canonical import BAD_ROW, DEFAULT_RULES, CanonicalRow, Dropped, Rules
+
+_REPEATED_ID = "two rows have the same id"
+
+
+class SetChecks:
+    """Watches the rows of one set go by.
+
+    Args:
+        kind: what the rows are trained on as, after conversion.
+        file: name of the set, for messages.
+        rules: what becomes of rows that cannot be trained on.
+    """
+
+    def __init__(self, kind: DataKind, file: str, rules: Rules = DEFAULT_RULES) -> None:
+        self.kind, self.file, self.rules = kind, file, rules
+        self._first_place_of: dict[str, tuple[str, int]] = {}
+        self._labels: dict[bool, int] = {}
+        self._last_reason = ""
+        self._kept = self._dropped = 0
+
+    def source(self, row: CanonicalRow | Dropped, file: str = "") -> CanonicalRow | Dropped:
+        """Look at a row as it was read, before any conversion (which may make several rows of one id).
+
+        Args:
+            row: the row.
+            file: the file that it comes from, where the set has several.
+
+        Raises:
+            DataError: where another row has the same id.
+        """
+        if isinstance(row, Dropped) or row.id is None:
+            return row
+        place = (file or self.file, row.row)
+        first = self._first_place_of.setdefault(row.id, place)
+        if first == place:
+            return row
+        error = DataError(
+            _REPEATED_ID,
+            file=place[0],
+            row=row.row,
+            field="id",
+            value=f"{row.id}, first in row {first[1]} of {first[0]}",
+            fix="remove one of them, or leave the column out with data.columns={id: null}",
+        )
+        if self.rules.on_bad_row == "error":
+            raise error
+        return Dropped(row.row, f"{BAD_ROW}: {_REPEATED_ID}", str(error))
+
+    def result(self, row: CanonicalRow | Dropped) -> None:
+        """Count a row that is to be trained on, or dropped for whatever reason."""
+        if isinstance(row, Dropped):
+            self._dropped += 1
+            self._last_reason = f"row {row.row}: {row.reason}"
+            return
+        self._kept += 1
+        if row.label is not None:
+            self._labels.setdefault(row.label, row.row)
+
+    def finish(self, training: bool = True) -> None:
+        """Look at the set as a whole.
+
+        Args:
+            training: whether it is to be trained on, so that it must hold both labels.
+
+        Raises:
+            DataError: where no row is left, or all labels are the same.
+        """
+        if not self._kept:
+            what = f"no row is left: all {self._dropped} were dropped" if self._dropped else "a set has no rows"
+            fix = "see the data report for the reasons; allow longer rows with data.max_length, or mend the data"
+            raise DataError(what, file=self.file, value=self._last_reason or "0 rows", fix=fix)
+        if training and self.kind is DataKind.UNPAIRED and len(self._labels) == 1:
+            label = next(iter(self._labels))
+            missing = "undesirable" if label else "desirable"
+            raise DataError(
+                f"all {self._kept} labels are the same, so there is no preference to learn",
+                file=self.file,
+                row=self._labels[label],
+                field="label",
+                value=label,
+                fix=f"add {missing} completions (label {str(not label).lower()}), or fine-tune with SFT instead",
+            )

@@ -1,0 +1,146 @@
+"""What happened to the rows of a file on their way to examples: counted, with row numbers, and said plainly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+_SHOWN = 20
+"""Row numbers that are kept for each thing that happened."""
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+EVENTS = {
+    "truncated": "cut to the limits on length",
+    "prompt_truncated": "of these, the prompt, from the left",
+    "eos_lost": "of these, the completion, so that the end of its turn was lost",
+    "boundary_mismatches": "prompt alone gives other tokens than with its completion",
+    "special_strings": "special-token strings in the words (kept as text in conversations, tokens in plain text)",
+    "double_bos": "a second BOS was removed",
+}
+"""What may happen to a row that is kept, in the order of the report."""
+
+
+class Tally:
+    """A count and the first rows that it counts."""
+
+    def __init__(self, total: int = 0, rows: list[int] | None = None) -> None:
+        self.total = total
+        self.rows = rows or []
+
+    def add(self, row: int, times: int = 1) -> None:
+        """Count a row of the data."""
+        self.total += times
+        if len(self.rows) < _SHOWN and row not in self.rows:
+            self.rows.append(row)
+
+    def to_text(self) -> str:
+        """The count with row numbers."""
+        if not self.rows:
+            return f"{self.total}"
+        more = ", ..." if self.total > len(self.rows) else ""
+        return f"{self.total} (rows {', '.join(map(str, self.rows))}{more})"
+
+
+class Lengths:
+    """A histogram of lengths, in tokens."""
+
+    def __init__(self, counts: dict[int, int] | None = None) -> None:
+        self.counts: Counter[int] = Counter(counts or {})
+
+    def add(self, length: int) -> None:
+        """Count one length."""
+        self.counts[length] += 1
+
+    def quantile(self, q: float) -> int:
+        """The least length that at least a share `q` of all does not exceed."""
+        needed, seen = q * self.counts.total(), 0
+        for length in sorted(self.counts):
+            seen += self.counts[length]
+            if seen >= needed:
+                return length
+        return 0
+
+    def quantiles(self) -> dict[str, int]:
+        """Minimum, quartiles, 95 % and maximum."""
+        return {f"{q:g}": self.quantile(q) for q in _QUANTILES}
+
+
+class DataReport:
+    """Counts of one source of data.
+
+    Args:
+        source: file, folder or hub name.
+        format: what it was recognised as.
+    """
+
+    def __init__(self, source: str = "", format: str = "") -> None:
+        self.source = source
+        self.format = format
+        self.read = 0
+        self.kept = 0
+        self.dropped: dict[str, Tally] = {}
+        self.events = {name: Tally() for name in EVENTS}
+        self.left_out: dict[str, Tally] = {}
+        """Responses and pairs of kept rows that are not used, by reason."""
+        self.prompts = Lengths()
+        self.completions = Lengths()
+        self.notes: list[str] = []
+        """Further lines: the split, what batching leaves out."""
+
+    def drop(self, row: int, reason: str) -> None:
+        """Count a row that is not used."""
+        self.dropped.setdefault(reason, Tally()).add(row)
+
+    def leave_out(self, row: int, reasons: dict[str, int]) -> None:
+        """Count responses or pairs of a row that are not used."""
+        for reason, times in reasons.items():
+            self.left_out.setdefault(reason, Tally()).add(row, times)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All counts, for JSON."""
+        return {
+            "source": self.source,
+            "format": self.format,
+            "read": self.read,
+            "kept": self.kept,
+            "dropped": _tallies(self.dropped),
+            "left_out": _tallies(self.left_out),
+            **_tallies(self.events),
+            "prompt_tokens": self.prompts.quantiles(),
+            "completion_tokens": self.completions.quantiles(),
+            "notes": self.notes,
+        }
+
+    def to_state(self) -> dict[str, Any]:
+        """`to_dict` and what it takes to restore the report."""
+        lengths = {"prompts": dict(self.prompts.counts), "completions": dict(self.completions.counts)}
+        return {**self.to_dict(), "lengths": lengths}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> DataReport:
+        """Restore what `to_state` gave, also after a way through JSON."""
+        report = cls(state["source"], state["format"])
+        report.read, report.kept, report.notes = state["read"], state["kept"], list(state["notes"])
+        report.dropped = {reason: Tally(**tally) for reason, tally in state["dropped"].items()}
+        report.left_out = {reason: Tally(**tally) for reason, tally in state["left_out"].items()}
+        report.events = {name: Tally(**state[name]) for name in EVENTS}
+        lengths = state["lengths"]
+        report.prompts = Lengths({int(length): count for length, count in lengths["prompts"].items()})
+        report.completions = Lengths({int(length): count for length, count in lengths["completions"].items()})
+        return report
+
+    def to_text(self) -> str:
+        """The report for people: what was kept, what was not and why, and how long things are."""
+        lines = [f"{self.source}: {self.format}", f"  rows: {self.read} read, {self.kept} kept"]
+        lines += [f"  dropped, {reason}: {tally.to_text()}" for reason, tally in self.dropped.items()]
+        lines += [f"  not used, {reason}: {tally.to_text()}" for reason, tally in self.left_out.items()]
+        lines += [f"  {EVENTS[name]}: {tally.to_text()}" for name, tally in self.events.items() if tally.total]
+        for name, lengths in (("prompt", self.prompts), ("completion", self.completions)):
+            if lengths.counts:
+                values = " / ".join(map(str, lengths.quantiles().values()))
+                lines.append(f"  {name} tokens (min / 25 % / median / 75 % / 95 % / max): {values}")
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+def _tallies(tallies: dict[str, Tally]) -> dict[str, dict[str, Any]]:
+    return {name: {"total": tally.total, "rows": tally.rows} for name, tally in tallies.items()}

@@ -1,0 +1,288 @@
+"""From canonical rows to token ids: one encoding of the whole text, the boundary by offsets, one EOS at the end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from lit_align.core.batch import DataKind, Example
+from lit_align.core.errors import ConfigError, DataError
+from lit_align.data.canonical import CanonicalRow, Dropped
+from lit_align.data.render import Rendered, Renderer
+from lit_align.data.report import DataReport
+from lit_align.data.responses import Encoded, Response, Specials, fit, respond
+
+OVERLONG = "longer than the limits"
+NOTHING_TO_SCORE = "no token to score"
+IDENTICAL_TOKENS = "chosen and rejected are the same tokens"
+
+OnOverlong = Literal["error", "drop", "truncate"]
+_CHUNK_ROWS = 64
+
+
+class Tokeniser:
+    """Turns canonical rows into examples, and counts in `report` what happened to them.
+
+    Strings that look like special tokens stay text where they stand in the messages of a conversation: those
+    rows are encoded around the template's own special tokens, and the rest with `split_special_tokens=True`.
+    In plain text such strings are special tokens, since it may have been templated before; they are counted.
+
+    Args:
+        tokenizer: a fast tokenizer (the boundary comes from character offsets) with an EOS token.
+        kind: what examples are for.
+        renderer: makes the texts; by default one with the tokenizer's own chat template.
+        max_length: most tokens of prompt and completion.
+        max_prompt_length: most tokens of a prompt; None: half of `max_length`.
+        on_overlong: stop, drop the row, or cut the prompt from the left and the completion from the right.
+        end_tokens: ids besides EOS at which the model stops; a turn that ends with one needs no EOS.
+        source: name of the data, for errors.
+        report: where to count.
+
+    Raises:
+        ConfigError: the tokenizer cannot be used, or the limits leave no room.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: DataKind,
+        *,
+        renderer: Renderer | None = None,
+        max_length: int = 1024,
+        max_prompt_length: int | None = None,
+        on_overlong: OnOverlong = "truncate",
+        end_tokens: Sequence[int] = (),
+        source: str = "",
+        report: DataReport | None = None,
+    ) -> None:
+        check_tokenizer(tokenizer)
+        self.tokenizer = tokenizer
+        self.kind = kind
+        self.renderer = renderer or Renderer(tokenizer, chat_template=tokenizer.chat_template)
+        self.max_length = max_length
+        self.max_prompt_length = max_length // 2 if max_prompt_length is None else max_prompt_length
+        if not 1 <= self.max_prompt_length < max_length:
+            raise ConfigError(
+                "The limits on length leave no room for a completion.",
+                got=f"max_length {max_length}, max_prompt_length {self.max_prompt_length}",
+                fix="Set data.max_prompt_length below data.max_length.",
+            )
+        self.on_overlong = on_overlong
+        self.specials = Specials(
+            tokenizer.bos_token_id, tokenizer.eos_token_id, frozenset([tokenizer.eos_token_id, *end_tokens])
+        )
+        self.source = source
+        self.report = DataReport(source) if report is None else report
+        self._special = re.compile("|".join(map(re.escape, self.renderer.special)) or r"(?!)")
+
+    def __call__(self, row: CanonicalRow) -> Example | Dropped:
+        """Tokenises one row.
+
+        Raises:
+            DataError: the row is over the limits and `on_overlong` is "error", or the template refuses it.
+        """
+        return next(self.many([row]))[1]
+
+    def many(self, rows: Iterable[CanonicalRow]) -> Iterator[tuple[CanonicalRow, Example | Dropped]]:
+        """Tokenises rows in chunks, which is faster."""
+        iterator = iter(rows)
+        while chunk := list(islice(iterator, _CHUNK_ROWS)):
+            texts = [self._texts(row) for row in chunk]
+            encoded = iter(self._encode([text for row_texts in texts for text in row_texts]))
+            prompts = self._encode_prompts(texts)
+            for row, row_texts in zip(chunk, texts, strict=True):
+                yield row, self._example(row, [(text, next(encoded)) for text in row_texts], prompts)
+
+    # ---------------------------------------------------------------- encoding
+
+    def _texts(self, row: CanonicalRow) -> list[Rendered]:
+        try:
+            return [self.renderer.prompt(row)] if self.kind is DataKind.PROMPTS else self.renderer.responses(row)
+        except DataError as error:
+            raise DataError(
+                error.what, file=self.source, row=row.row, field=error.field, value=error.value, fix=error.fix
+            ) from error
+
+    def _encode(self, texts: Sequence[Rendered]) -> list[Encoded]:
+        """Encodes texts; all that need the same treatment in one call."""
+        results: dict[int, Encoded] = {}
+        for templated in (True, False):
+            chosen = [n for n, text in enumerate(texts) if text.templated is templated and not text.literal]
+            if chosen:
+                output = self._call([texts[n].text for n in chosen], add_special_tokens=not templated)
+                results.update(zip(chosen, output, strict=True))
+        return [results[n] if n in results else self._encode_literal(text) for n, text in enumerate(texts)]
+
+    def _call(self, texts: list[str], **kwargs: Any) -> list[Encoded]:
+        output = self.tokenizer(texts, return_offsets_mapping=True, verbose=False, truncation=False, **kwargs)
+        return [
+            Encoded(ids, offsets) for ids, offsets in zip(output["input_ids"], output["offset_mapping"], strict=True)
+        ]
+
+    def _encode_literal(self, text: Rendered) -> Encoded:
+        """Encodes around the template's special tokens, so that those in the words of the data stay text."""
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        position = 0
+        inside = [range(start, end) for start, end in text.literal]
+        for match in self._special.finditer(text.text):
+            if any(match.start() in place for place in inside):
+                continue
+            self._append_plain(text.text, position, match.start(), ids, offsets)
+            ids.append(int(self.tokenizer.convert_tokens_to_ids(match[0])))
+            offsets.append(match.span())
+            position = match.end()
+        self._append_plain(text.text, position, len(text.text), ids, offsets)
+        return Encoded(ids, offsets)
+
+    def _append_plain(self, text: str, start: int, end: int, ids: list[int], offsets: list[tuple[int, int]]) -> None:
+        if start < end:
+            part = self._call([text[start:end]], add_special_tokens=False, split_special_tokens=True)[0]
+            ids += part.ids
+            offsets += [(a + start, b + start) for a, b in part.offsets]
+
+    def _encode_prompts(self, texts: Sequence[Sequence[Rendered]]) -> _Prompts:
+        """What the prompts alone are encoded as: what a model will be prompted with."""
+        wanted = {
+            (text.prompt, text.templated): text
+            for row in texts
+            for text in row
+            if text.spans and text.prompt and not text.literal
+        }
+        encoded = self._encode([Rendered(text.prompt, [], "", text.templated) for text in wanted.values()])
+        return {key: self._without_eos(result.ids) for key, result in zip(wanted, encoded, strict=True)}
+
+    def _without_eos(self, ids: list[int]) -> list[int]:
+        """Some tokenizers end every text with EOS."""
+        adds_eos = ids and ids[-1] == self.tokenizer.eos_token_id
+        return ids[:-1] if adds_eos else ids
+
+    # ---------------------------------------------------------------- examples
+
+    def _example(
+        self, row: CanonicalRow, texts: Sequence[tuple[Rendered, Encoded]], prompts: _Prompts
+    ) -> Example | Dropped:
+        if self.kind is DataKind.PROMPTS:
+            responses = [Response(texts[0][1].ids, len(texts[0][1].ids))]
+        else:
+            responses = [respond(text, encoded, self.specials) for text, encoded in texts]
+        fitted = [fit(response, self.max_length, self.max_prompt_length, self.specials.bos) for response in responses]
+        if (
+            any(response.prompt_cut or response.completion_cut for response in fitted)
+            and self.on_overlong != "truncate"
+        ):
+            return self._overlong(row, responses)
+        if self.kind is not DataKind.PROMPTS and not all(response.scored for response in fitted):
+            return self._drop(row, NOTHING_TO_SCORE)
+        example = self._assemble(row, fitted)
+        if self.kind is DataKind.PAIRS and not example.pairs:
+            return self._drop(row, IDENTICAL_TOKENS)
+        mismatch = any(
+            self._mismatches(text, response, prompts)
+            for (text, _), response in zip(texts, responses, strict=True)
+            if text.spans
+        )
+        self._count(row, [text for text, _ in texts], fitted, mismatch)
+        return example
+
+    def _overlong(self, row: CanonicalRow, responses: Sequence[Response]) -> Dropped:
+        prompt = max(response.prompt for response in responses)
+        longest = max(len(response.ids) for response in responses)
+        if self.on_overlong == "error":
+            raise DataError(
+                "A row is longer than the limits.",
+                file=self.source,
+                row=row.row,
+                value=f"prompt {prompt} of {self.max_prompt_length} tokens, in all {longest} of {self.max_length}",
+                fix="Raise data.max_length or data.max_prompt_length, or set data.on_overlong: truncate or drop.",
+            )
+        return self._drop(row, OVERLONG)
+
+    def _drop(self, row: CanonicalRow, reason: str) -> Dropped:
+        self.report.drop(row.row, reason)
+        return Dropped(row.row, reason)
+
+    def _assemble(self, row: CanonicalRow, responses: Sequence[Response]) -> Example:
+        pairs, margins = row.pairs, row.margins
+        if self.kind is DataKind.PAIRS:
+            different = [n for n, (a, b) in enumerate(pairs) if responses[a].ids != responses[b].ids]
+            if len(different) < len(pairs):
+                self.report.leave_out(row.row, {IDENTICAL_TOKENS: len(pairs) - len(different)})
+                pairs = [pairs[n] for n in different]
+                margins = None if margins is None else [margins[n] for n in different]
+        masks = None
+        if any(response.mask is not None for response in responses):
+            masks = [r.mask if r.mask is not None else [1] * (len(r.ids) - r.prompt) for r in responses]
+        return Example(
+            row=row.row,
+            ids=[response.ids for response in responses],
+            prompt_lengths=[response.prompt for response in responses],
+            masks=masks,
+            pairs=pairs,
+            margins=margins,
+            label=row.label,
+            reference_logps=row.reference_logps,
+        )
+
+    def _mismatches(self, text: Rendered, response: Response, prompts: _Prompts) -> bool:
+        """Whether the model would be prompted with other tokens than it is trained on."""
+        alone = prompts.get((text.prompt, text.templated))
+        differs = alone is not None and alone != response.ids[: response.prompt] and not response.double_bos
+        return response.straddled or not text.verified or differs
+
+    def _count(
+        self, row: CanonicalRow, texts: Sequence[Rendered], responses: Sequence[Response], mismatch: bool
+    ) -> None:
+        report, number = self.report, row.row
+        report.kept += 1
+        report.leave_out(number, row.left_out)
+        happened = {
+            "truncated": any(r.prompt_cut or r.completion_cut for r in responses),
+            "prompt_truncated": any(r.prompt_cut for r in responses),
+            "eos_lost": any(r.completion_cut for r in responses),
+            "boundary_mismatches": mismatch,
+            "double_bos": any(r.double_bos for r in responses),
+            "special_strings": any(text.literal or self._holds_special(text) for text in texts),
+        }
+        for name, true in happened.items():
+            if true:
+                report.events[name].add(number)
+        report.prompts.add(max(response.prompt for response in responses))
+        for response in responses:
+            if response.scored:
+                report.completions.add(response.scored)
+
+    def _holds_special(self, text: Rendered) -> bool:
+        return not text.templated and self._special.search(text.text) is not None
+
+
+_Prompts = Mapping[tuple[str, bool], list[int]]
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses tokenizers that cannot say where a completion starts or ends.
+
+    Raises:
+        ConfigError: no character offsets, or no EOS token.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigError(
+            "The tokenizer gives no character offsets, so the start of a completion cannot be found.",
+            got=type(tokenizer).__name__,
+            fix="Use a fast tokenizer: one with a tokenizer.json, or convert it (`convert_slow_tokenizer`).",
+        )
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "The tokenizer has no EOS token, so a model could not learn to stop.",
+            got=f"tokenizer {tokenizer.name_or_path!r}",
+            fix="Name one of its tokens as data.eos_token.",
+        )
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What rows are filled with: the padding token or EOS; which one does not matter, masks come from lengths."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)

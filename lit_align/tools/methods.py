@@ -1,0 +1,110 @@
+"""`lit-align methods`: a table of the methods, made from the code."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from typing import NamedTuple
+
+from jsonargparse import auto_cli
+
+import lit_align.methods
+from lit_align.core.errors import ConfigError
+from lit_align.core.module import AlignmentModule
+
+_TITLE = re.compile(r'^(?P<name>[^:]+): (?P<authors>.+? (?P<year>\d{4})), "(?P<title>[^"]+)"')
+_LINK = re.compile(r"https?://[^\s,)]+")
+
+
+class Method(NamedTuple):
+    """One row of the table."""
+
+    slug: str
+    class_name: str
+    title: str
+    """First sentence of the class's docstring."""
+    data: str
+    """Kind of data that it learns from."""
+    reference: bool
+    """Whether it needs a reference model."""
+    paper: str
+    """Authors and year."""
+    link: str
+
+    @property
+    def config(self) -> str:
+        """Path of its configuration in the repository."""
+        return f"configs/{self.slug}.yaml"
+
+
+def all_methods() -> list[Method]:
+    """Every method of the package, by slug."""
+    found = []
+    for info in pkgutil.iter_modules(lit_align.methods.__path__):
+        module = importlib.import_module(f"lit_align.methods.{info.name}")
+        for cls in vars(module).values():
+            own = isinstance(cls, type) and issubclass(cls, AlignmentModule) and cls.__module__ == module.__name__
+            if own and not inspect.isabstract(cls):
+                found.append(describe(info.name, cls, module.__doc__ or ""))
+    return found
+
+
+def describe(slug: str, cls: type[AlignmentModule], docstring: str) -> Method:
+    """One row, from a class and the docstring of its module.
+
+    Raises:
+        ConfigError: the docstring does not begin with `Name: Authors year, "Title"` or cites no address.
+    """
+    # Wrapped lines read as one.
+    text = " ".join(docstring.split())
+    title, link = _TITLE.match(text), _LINK.search(text)
+    if title is None or link is None:
+        raise ConfigError(
+            f"the docstring of {cls.__module__} does not name its paper",
+            got=text[:80],
+            fix='begin it with: NAME: AUTHORS YEAR, "TITLE". and the address of the paper',
+        )
+    return Method(
+        slug=slug,
+        class_name=cls.__name__,
+        title=(cls.__doc__ or "").split("\n", 1)[0].rstrip("."),
+        data=cls.data_kind.value,
+        reference=cls.needs_reference,
+        paper=title["authors"],
+        link=link[0].rstrip("."),
+    )
+
+
+def as_markdown(methods: list[Method]) -> str:
+    """The table as it stands in the README."""
+    lines = ["| Method | Class | Data | Reference | Paper | Config |", "|---|---|---|---|---|---|"]
+    for method in methods:
+        lines.append(
+            f"| {method.title} | `{method.class_name}` | {method.data} | {'yes' if method.reference else 'no'} "
+            f"| [{method.paper}]({method.link}) | [`{method.slug}`]({method.config}) |"
+        )
+    return "\n".join(lines)
+
+
+def as_text(methods: list[Method]) -> str:
+    """The table for a terminal."""
+    rows = [("CLASS", "CONFIG", "DATA", "REFERENCE", "PAPER")]
+    rows += [(m.class_name, m.slug, m.data, "yes" if m.reference else "no", f"{m.paper}  {m.link}") for m in methods]
+    widths = [max(len(row[column]) for row in rows) + 2 for column in range(len(rows[0]))]
+    return "\n".join("".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def methods(markdown: bool = False) -> None:
+    """Print the table of methods.
+
+    Args:
+        markdown: print it as it stands in the README.
+    """
+    print((as_markdown if markdown else as_text)(all_methods()))
+
+
+def main(argv: list[str]) -> None:
+    """Run `lit-align methods`."""
+    auto_cli(methods, args=argv, prog="lit-align methods", exit_on_error=False)
