@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections import deque
 from statistics import fmean, variance
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_align.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lit_align.core.module import AlignmentModule
 
 _METRIC = "alarms/displacement"
 
@@ -65,11 +68,14 @@ class DriftAlarm(Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        metrics = getattr(pl_module, "last_step").metrics  # noqa: B009 - the base class does not know it
-        if "logps/chosen" not in metrics or "rewards/margins" not in metrics:
+        record = cast("AlignmentModule", pl_module).last_step
+        assert record is not None
+        chosen, margin = record.metrics.get("logps/chosen"), record.metrics.get("rewards/margins")
+        # Methods without pairs have neither; a step without a chosen or a rejected answer has NaN.
+        if chosen is None or margin is None or not math.isfinite(chosen + margin):
             return
-        self._chosen.append(float(metrics["logps/chosen"]))
-        self._margins.append(float(metrics["rewards/margins"]))
+        self._chosen.append(chosen)
+        self._margins.append(margin)
         self._judge(trainer.global_step)
         pl_module.log(_METRIC, float(self.alarmed))
 
@@ -102,8 +108,8 @@ class DriftAlarm(Callback):
             f"although the margin grows (rewards/margins {fmean(margin_before):.3g} -> {fmean(margin_now):.3g}): the "
             "model unlearns the rejected answers, and the chosen ones with them, in favour of answers that are in "
             "neither. What to try: a lower learning_rate; a larger beta, which holds the model closer to its "
-            "reference; label_smoothing (ConservativeDPO), which stops pushing once a margin is wide; a method with "
-            "an SFT term (ORPO). Look at completions.jsonl: a small fall can be harmless."
+            "reference; label_smoothing (ConservativeDPO), which stops pushing once a margin is wide; an SFT "
+            "term (ORPO, or SimPO with nll_weight). Look at completions.jsonl: a small fall can be harmless."
         )
 
 

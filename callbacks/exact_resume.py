@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lit_align.core.errors import ConfigError
 from lit_align.evaluation.jsonl_logger import JsonlLogger
 
 _KEY = "exact_resume"
-# Settings of the data module on which the order and the content of the batches depend.
+# Attributes of the data module on which the order and the content of the batches depend.
 _BATCH_SETTINGS = (
-    "train", "convert", "batch_size", "max_tokens_per_batch", "bucket", "shuffle", "seed",
-    "max_length", "max_prompt_length", "on_overlong",
+    "batch_size", "max_tokens_per_batch", "bucket", "shuffle", "seed", "drop_last", "val_split", "split_seed",
 )  # fmt: skip
 
 
@@ -32,7 +32,9 @@ class ExactResume(Callback):
 
     - The state of Python's, NumPy's and PyTorch's random number generators on every rank is put back just before
       the first batch: restoring models and loaders draws numbers. List this callback first.
-    - Gradients of an unfinished accumulation window, where a checkpoint is written inside one.
+    - Gradients of an unfinished accumulation window, where a checkpoint is written inside one (`Checkpoint` never
+      does). FSDP2 keeps them out of reach, unless it reduces them after every micro-batch; such a checkpoint is
+      refused when training would resume from it.
     - `metrics.jsonl` (see `JsonlLogger`) is cut back to what had been logged at the checkpoint.
 
     The position in the data is the data module's own state.
@@ -46,22 +48,20 @@ class ExactResume(Callback):
         self.allow_changes = allow_changes
         self._restored: dict[str, Any] | None = None
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the state of all ranks; as plain types and tensors, which load without running code."""
         inside_window = trainer.fit_loop._should_accumulate()
+        within_reach = _gradients_within_reach(trainer, pl_module)
         checkpoint[_KEY] = {
+            "complete": within_reach or not inside_window,
             "settings": _settings(trainer),
             "rng": _gather(trainer, _rng_state(pl_module.device)),
-            "gradients": _gather(trainer, _gradients(pl_module)) if inside_window else None,
+            "gradients": _gather(trainer, _gradients(pl_module)) if inside_window and within_reach else None,
             "metrics_size": [logger.file.size() for logger in _files(trainer)],
             "metrics_due": _metrics_due(trainer),
         }
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Check the settings, and keep the state until training starts.
 
         Raises:
@@ -74,10 +74,15 @@ class ExactResume(Callback):
             rank_zero_warn("The checkpoint was written without ExactResume: training goes on, but not exactly.")
             return
         self._restored = dict(saved)
+        if not saved["complete"] and not self.allow_changes:
+            raise ConfigError(
+                "the checkpoint was written inside an accumulation window, without the window's gradients",
+                got=f"global step {checkpoint['global_step']}, sharded by FSDP2",
+                fix="resume from a checkpoint of the Checkpoint callback, which lie between optimiser steps; or set "
+                "allow_changes: true for ExactResume to lose a part of one step",
+            )
         changes = _changes(saved["settings"], _settings(trainer))
-        if not changes:
-            return
-        if not self.allow_changes:
+        if changes and not self.allow_changes:
             raise ConfigError(
                 "the run that wrote the checkpoint had other settings, so it cannot be continued exactly",
                 got="; ".join(f"{name}: {then} then, {now} now" for name, (then, now) in changes.items()),
@@ -99,9 +104,7 @@ class ExactResume(Callback):
             elif trainer.global_step == 0:
                 logger.file.start_over()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put random numbers and gradients back before the first batch."""
         if self._restored is None:
             return
@@ -117,13 +120,11 @@ class ExactResume(Callback):
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
     """What must not change; plain values."""
-    # Lightning types this attribute only on the Trainer that runs.
-    datamodule: LightningDataModule | None = trainer.datamodule  # type: ignore[attr-defined]
-    hparams: Mapping[str, Any] = {} if datamodule is None else datamodule.hparams
+    data = trainer.datamodule
     return {
         "world_size": trainer.world_size,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
-    } | {name: hparams[name] for name in _BATCH_SETTINGS if name in hparams}
+    } | {name: getattr(data, name) for name in _BATCH_SETTINGS if hasattr(data, name)}
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -136,10 +137,11 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple
 def _rng_state(device: torch.device) -> dict[str, Any]:
     """This rank's generators; arrays as tensors."""
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global generator it is
+    generator = np.random.get_state(legacy=False)
+    words_of_numpy = torch.from_numpy(generator["state"]["key"].astype("int64"))
     return {
         "python": [version, torch.tensor(words), gauss],
-        "numpy": [str(kind), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(cached)],
+        "numpy": {**generator, "state": {**generator["state"], "key": words_of_numpy}},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
@@ -148,14 +150,21 @@ def _rng_state(device: torch.device) -> dict[str, Any]:
 def _put_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype("uint32"), position, has_gauss, cached))  # noqa: NPY002
+    generator = state["numpy"]
+    key = generator["state"]["key"].numpy().astype("uint32")
+    np.random.set_state({**generator, "state": {**generator["state"], "key": key}})
     torch.set_rng_state(state["torch"].cpu())
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
 # -------------------------------------------------------------------- gradients
+
+
+def _gradients_within_reach(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether gradients stand in `.grad`: FSDP2 holds those that are not yet reduced in private buffers."""
+    sharded = any(isinstance(module, FSDPModule) for module in pl_module.modules())
+    return not sharded or getattr(trainer.strategy, "sync_every_micro_batch", True)
 
 
 def _gradients(pl_module: LightningModule) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -58,9 +59,7 @@ class NonFiniteGuard(Callback):
         values, rows = (None, None) if step is None else (step.values, step.source_rows)
         self._window.append(_MicroBatch(loss.detach(), values, rows))
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Stop, or empty the gradients, where a rank has found a number that is not finite.
 
         Raises:
@@ -139,7 +138,7 @@ def _describe(window: list[_MicroBatch]) -> str:
             continue
         for row, value in zip(micro.source_rows.tolist(), micro.values.tolist(), strict=True):
             rows.append(str(row))
-            if value - value != 0:
+            if not math.isfinite(value):
                 bad.append(f"{row} (loss {value})")
     if bad:
         return _shortened(bad, "rows")

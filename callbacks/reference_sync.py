@@ -11,6 +11,7 @@ from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lit_align.core.forward import Scorer
     from lit_align.core.module import AlignmentModule
 
 
@@ -102,7 +103,7 @@ class ReferenceSync(Callback):
         if self._step % self.every_n_steps == 0:
             module = cast("AlignmentModule", pl_module)
             assert module.reference is not None
-            module.reference.refresh(module.policy, self.alpha)
+            module.reference.refresh(cast("Scorer", module.policy), self.alpha)
             self.refreshed_at = self._step
 
     def state_dict(self) -> dict[str, Any]:

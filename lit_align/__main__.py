@@ -86,7 +86,9 @@ def usage() -> str:
 def _unknown(verb: str) -> ConfigError:
     if verb.startswith("-"):
         return ConfigError(
-            "the verb comes first", got=verb, fix=f"for example: lit-align fit {verb} ...; `lit-align --help` lists verbs"
+            "the verb comes first",
+            got=verb,
+            fix=f"for example: lit-align fit {verb} ...; `lit-align --help` lists verbs",
         )
     close = difflib.get_close_matches(verb, [*TRAINER_VERBS, *TOOLS], n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,19 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import lit_align.callbacks
-import lit_align.methods  # noqa: F401 - importing makes the short names of the classes known
+import lit_align.methods
 from lit_align.core.errors import ConfigError
 from lit_align.core.module import AlignmentModule
 from lit_align.data.module import PreferenceDataModule
 from lit_align.parse_errors import explain
 from lit_align.trainer import AlignTrainer
+
+# The parser knows a class by its short name once the class is imported.
+for _name in lit_align.callbacks.__all__:
+    getattr(lit_align.callbacks, _name)
+
+_WARNINGS = (".*LeafSpec.*", ".*module.* in eval mode.*", ".*does not have many workers.*", ".*_dataloader` to estimate.*")
+_ADVICE = ("Tip: For seamless", "`weights_only` was not set", "TPU available", "_dataloader` to estimate")
 
 _SECTIONS = ("seed_everything", "model", "data", "trainer")
 """What a configuration holds for every verb."""
@@ -100,9 +110,9 @@ class LitAlignCLI(LightningCLI):
             raise explain(str(error), self._options(arguments)) from error
 
     def _options(self, arguments: list[str]) -> list[str]:
-        parsers = getattr(self, "_subcommand_parsers", {})
-        chosen = parsers.get(arguments[0] if arguments else "", self.parser)
-        return [option.lstrip("-") for option in chosen._option_string_actions]
+        parsers: dict[str, LightningArgumentParser] = getattr(self, "_subcommand_parsers", {})
+        parser = parsers.get(arguments[0] if arguments else "") or self.parser
+        return [option.lstrip("-") for option in parser._option_string_actions]
 
     def _parse_ckpt_path(self) -> None:
         """Keep the configuration as it was given; Lightning would let a checkpoint's hyperparameters replace it."""
@@ -135,7 +145,9 @@ class LitAlignCLI(LightningCLI):
         except ConfigError:
             raise
         except (MisconfigurationException, ValueError) as error:
-            raise ConfigError("the Trainer cannot be built", got=str(error), fix="change trainer: in the configuration") from error
+            raise ConfigError(
+                "the Trainer cannot be built", got=str(error), fix="change trainer: in the configuration"
+            ) from error
 
 
 def refuse_two_methods(arguments: Sequence[str]) -> None:
@@ -145,7 +157,7 @@ def refuse_two_methods(arguments: Sequence[str]) -> None:
         ConfigError: two different classes, or a configuration that cannot be read.
     """
     named = list(_methods_named(arguments))
-    for (where, name), (other, second) in zip(named, named[1:]):
+    for (where, name), (other, second) in pairwise(named):
         if name != second:
             raise ConfigError(
                 "two methods in one command",
@@ -193,11 +205,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             "the configuration cannot be read",
-            got=f"{path}: {' '.join(str(error).split())}",
+            got=f"{path}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}",
             fix="`lit-align configs list` names those of the package, `lit-align configs copy` makes one your own",
         ) from error
     if not isinstance(content, dict):
-        raise ConfigError("a configuration holds `model:`, `data:` and `trainer:`", got=f"{path}: {type(content).__name__}")
+        raise ConfigError(
+            "a configuration holds `model:`, `data:` and `trainer:`", got=f"{path}: {type(content).__name__}"
+        )
     return content
 
 
@@ -207,6 +221,16 @@ def main(argv: list[str]) -> None:
     Args:
         argv: the verb and its options.
     """
-    # Deprecations that concern Lightning, not the user.
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    # Classes of the user's own; last, so that no file here hides a library.
+    sys.path.append(os.getcwd())
+    _silence_noise()
     LitAlignCLI(argv)
+
+
+def _silence_noise() -> None:
+    """Drop messages that concern our libraries, or advertise; not one that a user could act on."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    for message in _WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
+        logging.getLogger(name).addFilter(lambda record: not any(text in record.getMessage() for text in _ADVICE))

@@ -18,12 +18,16 @@ from lit_align.core.module import AlignmentModule
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
-_UNKNOWN_ARGUMENT = re.compile(r"Option '([^']+)' is not accepted")
+_UNKNOWN_ARGUMENT = re.compile(r"Option '([^']+)' is not accepted(?:\. Got value: Namespace\(class_path='([^']+)')?")
 _UNKNOWN_OPTION = re.compile(r"(?:does not accept option '|unrecognized arguments: )([^' ]+)")
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (.+)")
+_NOT_IMPORTED = re.compile(r"given class_path '([^']+)':\n +((?:No module named|module '|cannot import).*)")
+_NOT_A = re.compile(r"Import path does not correspond to a subclass of (\w+)")
+_NOISE = re.compile(r"^ *- Expected a path but .*\n", re.MULTILINE)
 _MISSING = re.compile(r"the following arguments are required: (.+)")
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$", re.MULTILINE)
 _GIVEN = re.compile(r"^ *Given value: (.*)$", re.MULTILINE)
+_PLAIN_NAMES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 _NAMED_BY_CLASS = (AlignmentModule, Callback, Logger, Optimizer, LRScheduler)
 
 
@@ -34,21 +38,26 @@ def explain(message: str, options: Iterable[str] = ()) -> ConfigError:
         message: what jsonargparse says.
         options: the options that the verb has, such as `trainer.max_epochs`.
     """
+    message = _NOISE.sub("", message)
     key = ".".join(_KEY.findall(message))
+    given = (_GIVEN.findall(message) or [""])[-1]
     if match := _UNKNOWN_ARGUMENT.search(message):
-        return _unknown_argument(key, match[1], _CLASS.findall(message))
+        return _unknown_argument(key, match[1], match[2] or (_CLASS.findall(message) or [""])[-1])
     if match := _UNKNOWN_OPTION.search(message):
         return _unknown_option(match[1].lstrip("-"), list(options))
     if match := _MISSING.search(message):
         return _missing(key, match[1])
     if "is abstract" in message:
-        return ConfigError(
-            f"an argument of {key} comes before its class", fix=f"name the class first: --{key} DPO --{key}.beta 0.1"
-        )
+        return _abstract(key, given)
+    if match := _NOT_IMPORTED.search(message):
+        fix = "modules are looked for in this folder and on PYTHONPATH"
+        return ConfigError(f"the class '{match[1]}' cannot be imported", got=f"{key}: {match[2]}", fix=fix)
+    if match := _NOT_A.search(message):
+        return ConfigError(f"{key} must be a {match[1]}", got=given)
     if match := _UNKNOWN_CLASS.search(message):
         return _unknown_class(key, match[1])
-    if key and (match := _EXPECTED.search(message)):
-        return _wrong_value(key, message)
+    if key and _EXPECTED.search(message):
+        return _wrong_value(key, message, given)
     return ConfigError(message.split("\n  Given value", 1)[0])
 
 
@@ -57,10 +66,10 @@ def _did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {close[0]}?" if close else otherwise
 
 
-def _unknown_argument(key: str, name: str, classes: list[str]) -> ConfigError:
-    known = sorted(arguments_of(classes[-1])) if classes else []
-    owner = classes[-1].rsplit(".", 1)[-1] if classes else key
-    fix = _did_you_mean(name, known, f"{owner} has: {', '.join(known)}" if known else "")
+def _unknown_argument(key: str, name: str, class_path: str) -> ConfigError:
+    known = sorted(arguments_of(class_path))
+    owner = class_path.rpartition(".")[2] or key
+    fix = _did_you_mean(name, known, f"{owner} has: {', '.join(known)}" if known else "--help lists the options")
     return ConfigError(f"Option '{name}' is not accepted; {fix}", got=f"{key}.{name} for {owner}")
 
 
@@ -71,7 +80,8 @@ def arguments_of(class_path: str) -> set[str]:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
         return set()
-    parameters = (p for base in inspect.getmro(cls) for p in inspect.signature(base.__init__).parameters.values())
+    signatures = (inspect.signature(vars(base)["__init__"]) for base in inspect.getmro(cls) if "__init__" in vars(base))
+    parameters = (p for signature in signatures for p in signature.parameters.values())
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {p.name for p in parameters if p.kind not in variadic and p.name != "self"}
 
@@ -91,9 +101,20 @@ def _unknown_option(name: str, options: list[str]) -> ConfigError:
 def _missing(key: str, names: str) -> ConfigError:
     names = names.removeprefix("fit.")
     if names.rsplit(".", 1)[-1] == "model":
-        return ConfigError("no method is given", fix="add --config configs/dpo.yaml, or --model DPO --model.policy FOLDER")
+        return ConfigError(
+            "no method is given", fix="add --config configs/dpo.yaml, or --model DPO --model.policy FOLDER"
+        )
     full = ", ".join(f"{key}.{name}" if key else name for name in names.split(", "))
     return ConfigError(f"{full} must be given", fix=f"set it in the configuration, or as --{full.split(', ')[0]} VALUE")
+
+
+def _abstract(key: str, given: str) -> ConfigError:
+    if given.startswith("NestedArg"):
+        fix = f"name the class first: --{key} DPO --{key}.beta 0.1"
+        return ConfigError(f"an argument of {key} comes before its class", fix=fix)
+    return ConfigError(
+        f"{key} must be a class that can be built", got=given, fix="`lit-align methods` lists the methods"
+    )
 
 
 def _unknown_class(key: str, name: str) -> ConfigError:
@@ -103,20 +124,21 @@ def _unknown_class(key: str, name: str) -> ConfigError:
 
 
 def _subclasses(cls: type) -> set[type]:
-    return {cls}.union(*(_subclasses(child) for child in cls.__subclasses__()))
+    children: list[type] = cls.__subclasses__()
+    return {cls}.union(*map(_subclasses, children))
 
 
-def _wrong_value(key: str, message: str) -> ConfigError:
+def _wrong_value(key: str, message: str, given: str) -> ConfigError:
     found = _EXPECTED.findall(message)
     kinds = list(dict.fromkeys(_plain(kind) for kind, _ in found if "NoneType" not in kind))
-    given = next((value for _, value in found if value), None) or (_GIVEN.findall(message) or [""])[-1]
-    return ConfigError(f"{key} must be {' or '.join(kinds)}", got=shorten(given))
+    exact = next((value for _, value in found if value), given)
+    return ConfigError(f"{key} must be {' or '.join(kinds)}", got=shorten(exact))
 
 
 def _plain(kind: str) -> str:
-    """A type as people write it: `<class 'int'>` is int, `typing.Literal['a', 'b']` is 'a' or 'b'."""
+    """A type as people write it: `<class 'int'>` is a whole number, `typing.Literal['a', 'b']` is 'a' or 'b'."""
     if match := re.fullmatch(r"<class '(?:.*\.)?(\w+)'>", kind):
-        return match[1]
+        return _PLAIN_NAMES.get(match[1], match[1])
     if match := re.fullmatch(r"typing\.Literal\[(.+)\]", kind):
         return " or ".join(match[1].split(", "))
     return kind.replace("typing.", "")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
@@ -13,9 +15,13 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
 
 from lit_align.callbacks import Checkpoint, DriftAlarm, ExactResume, NonFiniteGuard
+from lit_align.core.batch import DataKind
 from lit_align.core.checkpoint_io import AtomicCheckpointIO
 from lit_align.core.fsdp2 import FSDP2Strategy
+from lit_align.core.module import AlignmentModule
+from lit_align.data.module import PreferenceDataModule
 from lit_align.evaluation.jsonl_logger import JsonlLogger
+from lit_align.evaluation.predictions import Record, complete_batch, score_batch
 
 RUNS = Path("runs")
 
@@ -76,6 +82,86 @@ class AlignTrainer(Trainer):
             return super().default_root_dir
         return str(RUNS / run_name(type(self.lightning_module)))
 
+    def generate(
+        self,
+        model: AlignmentModule,
+        datamodule: PreferenceDataModule,
+        ckpt_path: str | None = None,
+        out: str | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: list[str] | None = None,
+    ) -> list[Record]:
+        """Complete the prompts of `data.predict`, and write them as JSON lines.
+
+        Args:
+            model: a method; its policy writes.
+            datamodule: the data.
+            ckpt_path: checkpoint to read, `last` for the newest of the run folder; None: the policy as it is named.
+            out: file to write; None: generated.jsonl in the run folder.
+            max_new_tokens: longest completion, tokens.
+            temperature: 0 takes the likeliest token each time; 1 samples from the model.
+            top_p: sample from the likeliest tokens that have this probability together.
+            seed: of the sampling.
+            stop: strings that end a completion.
+
+        Returns:
+            The records that were written, in the order of the data.
+        """
+        sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        datamodule.predict_kind = DataKind.PROMPTS
+        model.predict_function = lambda method, batch: complete_batch(
+            method.policy, datamodule.tokenizer, batch, seed=seed, stop=stop or (), **sampling
+        )
+        return self._predict_to(out, "generated.jsonl", model, datamodule, ckpt_path)
+
+    def score(
+        self,
+        model: AlignmentModule,
+        datamodule: PreferenceDataModule,
+        ckpt_path: str | None = None,
+        out: str | None = None,
+    ) -> list[Record]:
+        """Score the responses of `data.predict` by log-probability or reward, and write JSON lines.
+
+        Args:
+            model: a method; the data are of the kind that it learns from.
+            datamodule: the data.
+            ckpt_path: checkpoint to read, `last` for the newest of the run folder; None: the policy as it is named.
+            out: file to write; None: scores.jsonl in the run folder.
+
+        Returns:
+            The records that were written, in the order of the data.
+        """
+        datamodule.predict_kind = model.data_kind
+        model.predict_function = lambda method, batch: score_batch(method.policy, batch)
+        return self._predict_to(out, "scores.jsonl", model, datamodule, ckpt_path)
+
+    def _predict_to(
+        self,
+        out: str | None,
+        name: str,
+        model: AlignmentModule,
+        datamodule: PreferenceDataModule,
+        ckpt_path: str | None,
+    ) -> list[Record]:
+        batches = self.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        mine = [record for batch in batches for record in batch]
+        parts: list[Any] = [mine]
+        if self.world_size > 1:
+            parts = [None] * self.world_size
+            torch.distributed.all_gather_object(parts, mine)
+        records = sorted((record for part in parts for record in part), key=lambda record: record["row"])
+        if self.is_global_zero:
+            path = Path(out) if out else Path(self.default_root_dir) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            path.write_text(lines, encoding="utf-8")
+            print(f"{len(records)} records: {path}")
+        return records
+
 
 def run_name(method: type[LightningModule]) -> str:
     """Slug of a method of the package, which is the name of its file; of any other class its name in lower case."""
@@ -130,5 +216,5 @@ class RunLoggers(Callback):
             loggers.insert(0, JsonlLogger(folder))
         if stage == "fit" and self.tensorboard:
             # A fixed version: a resumed run goes on in the same place.
-            loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+            loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
         trainer.loggers = loggers

@@ -13,7 +13,6 @@ import pytest
 import yaml
 from lightning.pytorch import Callback
 
-import lit_align.methods
 from lit_align.core.module import AlignmentModule
 from tests.cases import CASES
 
@@ -111,7 +110,12 @@ def _lines(slug: str) -> list[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             body[0].value.value = ""
     tree.body = [node for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))]
     return [line.strip() for line in ast.unparse(tree).splitlines() if line.strip() not in ("", "''", '""')]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import lit_align
 
-tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read pyproject.toml")
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 ROOT = Path(__file__).resolve().parents[1]
 MAPPED = {"lit_align.callbacks": "callbacks", "lit_align.configs": "configs"}

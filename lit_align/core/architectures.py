@@ -12,6 +12,16 @@ from lit_align.core.errors import ConfigError
 _EXACT_LAYERS = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers whose tokens see nothing but the keys and values that a segment gathers."""
 
+_REFUSED = {
+    "doge": "builds a mask of its own",
+    "nemotron": "does not hand keyword arguments on to its attention",
+    "stablelm": "does not hand keyword arguments on to its attention",
+}
+"""Found by running every causal language model of transformers 5.23; the rest is recognised by its config."""
+
+_WINDOW_IN_MASK_ONLY = frozenset({"olmoe", "phimoe"})
+"""Their attention is not told about the sliding window, or is told about one that the mask lacks."""
+
 
 def supports_segments(config: PretrainedConfig) -> str | None:
     """Says why packed and shared rows would be wrong for an architecture; None where they are exact.
@@ -20,7 +30,8 @@ def supports_segments(config: PretrainedConfig) -> str | None:
         config: of the model.
     """
     name = config.model_type
-    if config.is_encoder_decoder or not getattr(config, "is_causal", True):
+    reads_forward = getattr(config, "is_causal", True) and getattr(config, "is_decoder", None) is not False
+    if config.is_encoder_decoder or not reads_forward:
         return f"{name} does not read from left to right only"
     if getattr(config, "use_bidirectional_attention", None):
         return f"{name} is set to bidirectional attention"
@@ -54,6 +65,11 @@ def resolve_layout(requested: Layout | Literal["auto", "padded", "packed", "shar
 
 def _reason_in_config(config: PretrainedConfig) -> str | None:
     name = config.model_type
+    if name in _REFUSED:
+        return f"{name} {_REFUSED[name]}"
+    window = getattr(config, "sliding_window", None)
+    if name in _WINDOW_IN_MASK_ONLY and window and window < config.max_position_embeddings:
+        return f"{name} keeps its sliding window in the mask only"
     odd = sorted(set(getattr(config, "layer_types", None) or []) - _EXACT_LAYERS)
     if odd:
         return f"{name} has layers of {', '.join(odd)}, whose state would run on from one response into the next"

@@ -106,7 +106,8 @@ def discard(path: str | Path) -> None:
     """Delete a checkpoint, if it is there; a folder stops being one before its first file goes."""
     path = Path(path)
     if path.is_dir():
-        doomed = temporary(path)
+        # Not the name under which a successor may stand ready.
+        doomed = temporary(path.with_name(path.name + ".old"))
         shutil.rmtree(doomed, ignore_errors=True)
         os.replace(path, doomed)
         shutil.rmtree(doomed)

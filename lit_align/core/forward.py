@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lit_align.core.attention import SEGMENT_ATTENTION
 from lit_align.core.batch import Example, Layout, Rows
@@ -188,8 +189,12 @@ class Scorer(_ModelCaller):
         return torch.cat(logps), torch.cat(logits).std(-1).mean()
 
     def _decoder(self) -> nn.Module:
-        decoder: nn.Module = self._base().get_decoder()
-        return decoder
+        base = self._base()
+        # `get_decoder` goes by the names of attributes, and is wrong for a few architectures.
+        for decoder in (base.get_decoder(), base.base_model, getattr(base, "model", None)):
+            if isinstance(decoder, PreTrainedModel) and decoder is not base:
+                return decoder
+        raise ConfigError("The model has no decoder to call.", got=type(base).__name__)
 
 
 class RewardScorer(_ModelCaller):
@@ -246,8 +251,11 @@ def _logit_shape(config: Any) -> tuple[float, float | None]:
     scale = 1.0
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         scale *= getattr(config, name, None) or 1.0
-    divisor = getattr(config, "logits_scaling", None) or 1.0
-    return scale / divisor, getattr(config, "final_logit_softcapping", None)
+    scaling = getattr(config, "logits_scaling", None) or 1.0
+    # The one name with two meanings: Granite divides by it.
+    scale = scale * scaling if config.model_type == "hyperclovax" else scale / scaling
+    caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+    return scale, next((cap for cap in caps if cap), None)
 
 
 def _probe_examples(rows: Rows, pad_id: int | None) -> list[Example]:

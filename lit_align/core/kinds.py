@@ -117,17 +117,19 @@ class UnpairedModule(AlignmentModule):
     def batch_kl(self, batch: LabelBatch) -> Tensor:
         """Mean log-ratio of mismatched completions, over all ranks, clamped at 0; scalar, nats.
 
-        The sum and the number of completions are reduced together on every rank, whatever its micro-batch holds,
-        so no rank can wait for another.
+        The sum and the number of completions are reduced together on every rank. A rank whose micro-batch has no
+        mismatched completion scores its own and counts none: ranks with sharded weights gather them in every
+        forward pass, so all of them must make as many.
         """
-        total = torch.zeros(2, dtype=torch.float64, device=self.device)
-        if batch.kl_rows is not None:
-            assert self.reference is not None
-            reference = self.reference.logps(batch.kl_rows, cached=batch.kl_reference_logps)
-            policy = self.policy.sequence_logps(batch.kl_rows)
-            ratios = policy.sums - reference.sums
-            total = torch.stack([ratios.sum(), torch.tensor(float(len(ratios)), device=ratios.device)]).double()
-        total = all_reduce_sum(total)
+        assert self.reference is not None
+        rows, cached = batch.kl_rows, batch.kl_reference_logps
+        if rows is None:
+            rows, cached = batch.rows, batch.reference_logps
+        reference = self.reference.logps(rows, cached=cached)
+        ratios = self.policy.sequence_logps(rows).sums - reference.sums
+        if batch.kl_rows is None:
+            ratios = ratios[:0]
+        total = all_reduce_sum(torch.stack([ratios.sum(), ratios.new_tensor(len(ratios))]))
         return (total[0] / total[1].clamp(min=1)).clamp(min=0)
 
     @torch.no_grad()

@@ -144,7 +144,7 @@ def load_base(spec: PolicySpec, device: torch.device) -> nn.Module:
 def _merge(spec: PolicySpec, base: nn.Module) -> nn.Module:
     from peft import PeftModel
 
-    with explained(spec.name, what="adapter"):
+    with explained(spec.name, what="adapter"), _peft_is_quiet():
         adapted = PeftModel.from_pretrained(base, spec.name, revision=spec.revision)
         merged = adapted.merge_and_unload()
     return merged.requires_grad_(True)
@@ -243,9 +243,7 @@ def _add_adapters(model: nn.Module, spec: LoRASpec, head: str) -> nn.Module:
 
     targets = spec.target_modules
     tied = bool(getattr(cast(Any, model).config, "tie_word_embeddings", False))
-    with explained(type(model).__name__, what="adapter"), warnings.catch_warnings():
-        # PEFT asks transformers for a property by its old name.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    with explained(type(model).__name__, what="adapter"), _peft_is_quiet():
         config = LoraConfig(
             task_type=TaskType.SEQ_CLS if head == "reward" else TaskType.CAUSAL_LM,
             r=spec.r,
@@ -258,6 +256,14 @@ def _add_adapters(model: nn.Module, spec: LoRASpec, head: str) -> nn.Module:
             ensure_weight_tying=tied and bool(spec.modules_to_save),
         )
         return cast(nn.Module, get_peft_model(model, config))
+
+
+@contextmanager
+def _peft_is_quiet() -> Iterator[None]:
+    """PEFT asks transformers for a property by its old name; that is no concern of the user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        yield
 
 
 def _checkpoint_activations(model: nn.Module) -> None:

@@ -97,8 +97,26 @@ def load_tokenizer(
     with explained(name, trust_remote_code, what="tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     if chat_template is not None:
-        tokenizer.chat_template = _read_template(chat_template)
+        tokenizer.chat_template = read_template(chat_template)
     return tokenizer
+
+
+def read_template(text_or_path: str) -> str:
+    """Jinja text, given as such or as the path of a file.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if "{" in text_or_path:
+        return text_or_path
+    path = Path(text_or_path)
+    if not path.is_file():
+        raise ConfigError(
+            "the chat template is neither Jinja text nor a file",
+            got=text_or_path or "an empty text",
+            fix="give the path of a .jinja file, or the template itself",
+        )
+    return path.read_text(encoding="utf-8")
 
 
 def check_folder(name: str) -> None:
@@ -196,16 +214,3 @@ def _listing(folder: Path, name: str = "") -> str:
     files = sorted(child.name for child in folder.iterdir())
     shown = ", ".join(files[:6]) + (", ..." if len(files) > 6 else "")
     return (f"{name}: " if name else "") + (shown or "nothing in it")
-
-
-def _read_template(text_or_path: str) -> str:
-    if "{" in text_or_path:
-        return text_or_path
-    path = Path(text_or_path)
-    if not path.is_file():
-        raise ConfigError(
-            "the chat template is neither Jinja text nor a file",
-            got=text_or_path or "an empty text",
-            fix="give the path of a .jinja file, or the template itself",
-        )
-    return path.read_text(encoding="utf-8")

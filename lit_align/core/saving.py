@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 from collections.abc import Iterator
@@ -187,11 +188,38 @@ def _write_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     if config.pad_token_id is None:
         # Without it a sequence classifier refuses batches of more than one text.
         config.pad_token_id = tokenizer.pad_token_id
-    in_training, model.config = model.config, config
-    try:
+    replacements = {"config": config}
+    if model.can_generate():
+        replacements["generation_config"] = _generation_config(model, tokenizer.eos_token_id)
+    with _replaced(model, replacements):
         model.save_pretrained(folder)
+
+
+def _generation_config(model: Any, eos: int | None) -> Any:
+    """The model's own, which also stops where the completions that were trained on have stopped."""
+    own = model.generation_config
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    if eos is None or eos in ends:
+        return own
+    config = copy.deepcopy(own)
+    config.eos_token_id = [eos, *(end for end in ends if end is not None)]
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        # Some published models set a temperature without sampling; transformers writes that only unchanged.
+        config.do_sample = True
+    return config
+
+
+@contextmanager
+def _replaced(model: nn.Module, attributes: dict[str, Any]) -> Iterator[None]:
+    """Other values for some attributes of `model`, for a while."""
+    before = {name: getattr(model, name) for name in attributes}
+    vars(model).update(attributes)
+    try:
+        yield
     finally:
-        model.config = in_training
+        vars(model).update(before)
 
 
 def _write_adapters(model: Any, spec: PolicySpec, folder: Path) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+from lit_align.core.batch import Layout
+
 Plan = list[list[int]]
 """Batches of indices into the data."""
 
@@ -38,13 +40,13 @@ class Budget(NamedTuple):
     rows: int
     """Examples per batch; without meaning where there is a limit on tokens."""
     tokens: int | None = None
-    layout: Literal["padded", "packed", "shared"] = "padded"
+    layout: Layout = Layout.PADDED
 
     def cost(self, sizes: Sequence[Size]) -> int:
         """Tokens that a batch of examples takes in the layout, padding included."""
-        if self.layout == "padded":
+        if self.layout is Layout.PADDED:
             return sum(size.responses for size in sizes) * max((size.longest for size in sizes), default=0)
-        return sum(size.shared if self.layout == "shared" else size.packed for size in sizes)
+        return sum(size.shared if self.layout is Layout.SHARED else size.packed for size in sizes)
 
 
 def plan_batches(
@@ -122,7 +124,7 @@ def _first_fit(order: Sequence[int], sizes: Sequence[Size], budget: Budget) -> P
     bins: list[list[int]] = []
     used: list[int] = []
     open_from = 0
-    padded = budget.layout == "padded"
+    padded = budget.layout is Layout.PADDED
     assert budget.tokens is not None
     for index in sorted(order, key=lambda i: (-sizes[i].longest, -budget.cost([sizes[i]]))):
         for number in range(open_from, len(bins)):

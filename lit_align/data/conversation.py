@@ -186,7 +186,7 @@ def shared_text(chosen: str, rejected: str) -> int:
 
 def is_transcript(value: Any) -> bool:
     r"""Whether a value is a transcript as in Anthropic's HH data: "\n\nHuman: ...\n\nAssistant: ..."."""
-    return isinstance(value, str) and re.match(r"\s*Human:", value) is not None
+    return isinstance(value, str) and re.match(r"\s*(Human|Assistant):", value) is not None
 
 
 def parse_transcript(text: str) -> list[Message]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lit_align.core.errors import DataError
@@ -23,10 +24,20 @@ class Fields:
         row: 1-based row in it.
         recorded: whether the responses were recorded from models, some of which said nothing: empty ones are
             then passed on, to be left out and counted, rather than refused.
+        columns: all that the row has, for messages.
     """
 
-    def __init__(self, values: Mapping[str, Any], file: str, row: int, recorded: bool = False) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        file: str,
+        row: int,
+        *,
+        recorded: bool = False,
+        columns: Iterable[str] | None = None,
+    ) -> None:
         self.values, self.file, self.row, self.recorded = values, file, row, recorded
+        self.columns = list(values if columns is None else columns)
 
     def error(self, what: str, field: str, fix: str, value: Any = None) -> DataError:
         """A complaint about `field`, to be raised; the value shown is the field's own unless given."""
@@ -46,7 +57,7 @@ class Fields:
             DataError: where it is missing or null.
         """
         if field not in self.values:
-            found = ", ".join(sorted(str(name) for name in self.values))
+            found = ", ".join(self.columns)
             fix = f"add '{field}' to this row, or remove the row; all rows of a file need the same columns"
             raise self.error("a row lacks a field that the others have", field, fix, value=f"columns {found}")
         if self.values[field] is None:
@@ -74,7 +85,8 @@ class Fields:
     def optional_text(self, field: str) -> str | None:
         """A string, or None where the field is missing, null or empty."""
         value = self.values.get(field)
-        return None if value is None or value == "" else self.check_text(value, field)
+        empty = value is None or (isinstance(value, str) and not value.strip())
+        return None if empty else self.check_text(value, field)
 
     def check_text(self, value: Any, field: str) -> str:
         """`value`, if it is a string that can be tokenised."""
@@ -179,6 +191,11 @@ class Fields:
             what = f"expected {noun}, found {_type_name(value)}"
             raise self.error(what, field, f"write {noun}, or map another column with data.columns", value)
         return decoded
+
+
+def is_json_list(value: Any) -> bool:
+    """Whether a value is the JSON text of a list of objects, as CSV files have them."""
+    return isinstance(value, str) and re.match(r'\s*\[\s*\{\s*"', value) is not None
 
 
 def _type_name(value: Any) -> str:

@@ -93,7 +93,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _json(path: Path) -> Iterator[tuple[int, Row]]:
-    """A list of objects, or `{"data": [...]}`; a file of JSON lines under this name is read as such."""
+    """A list of objects, or `{"data": [...]}`, read whole; JSON lines under this name are read as such."""
     first = list(_first_lines(path))
     if first and first[0].lstrip().startswith("{") and _is_json(first[0]):
         alone = len(first) == 1 and isinstance(json.loads(first[0]).get("data"), list)

@@ -20,12 +20,12 @@ class FormatSpec(NamedTuple):
 
     name: str
     kind: DataKind
+    normalise: Callable[[Fields, bool], CanonicalRow | Dropped]
     required: tuple[str, ...]
     """Column names; `a|b` stands for either."""
-    normalise: Callable[[Fields, bool], CanonicalRow | Dropped]
+    optional: tuple[str, ...] = ()
     bodies: tuple[str, ...] = ()
     """Columns whose type (text or messages) decides whether the format is conversational."""
-    optional: tuple[str, ...] = ()
     always_conversational: bool = False
     recorded: bool = False
     """Responses were recorded from models: an empty one is left out and counted, not an error."""
@@ -40,64 +40,167 @@ class FormatSpec(NamedTuple):
         """What the format needs and the columns do not offer."""
         return [need for need in self.required if not set(need.split("|")) & set(columns)]
 
+    def needs(self, column: str) -> bool:
+        """Whether a column is one of those that make the format."""
+        return any(column in need.split("|") for need in self.required)
+
     def columns(self) -> list[str]:
         """All columns that are read."""
         return [name for need in (*self.required, *self.optional, *COMMON) for name in need.split("|")]
 
 
-def most(rows: Sequence[Mapping[str, Any]], test: Callable[[Mapping[str, Any]], bool]) -> bool:
-    """Whether a test holds for most rows, so that one odd row is reported rather than followed."""
-    return 2 * sum(map(test, rows)) > len(rows)
+def most(votes: Iterable[bool]) -> bool:
+    """Whether more than half are true, so that one odd row is reported rather than followed."""
+    counted = list(votes)
+    return 2 * sum(counted) > len(counted)
 
 
 def _are_transcripts(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return most(rows, lambda row: is_transcript(row.get("prompt") or row.get("chosen")))
+    return most(is_transcript(row.get("prompt") or row.get("chosen")) for row in rows)
 
 
 def _are_scored_objects(rows: Sequence[Mapping[str, Any]]) -> bool:
-    def scored(row: Mapping[str, Any]) -> bool:
-        items = row.get("completions")
+    def scored(items: Any) -> bool:
         return isinstance(items, list) and bool(items) and isinstance(items[0], dict) and "response" in items[0]
 
-    return most(rows, scored)
+    return most(scored(row.get("completions")) for row in rows)
 
 
-_PAIR_EXTRAS = ("prompt", "margin", "ref_chosen_logps", "ref_rejected_logps")
-_PAIR_SCORES = ("score_chosen", "score_rejected", "chosen_score", "rejected_score")
-_ALPACA_EXTRAS = ("input", "system", "history")
-_K = DataKind
+_REFERENCES = ("ref_chosen_logps", "ref_rejected_logps")
+_SCORES = ("score_chosen", "score_rejected", "chosen_score", "rejected_score")
+_ALPACA = ("input", "system", "history")
 FORMATS = (
-    FormatSpec("HH transcripts", _K.PAIRS, ("chosen", "rejected"), normalisers.transcripts, (), _PAIR_EXTRAS,
-          always_conversational=True, recorded=True, fits=_are_transcripts),
-    FormatSpec("UltraFeedback, binarised", _K.PAIRS, ("chosen", "rejected", "score_chosen", "score_rejected"),
-          normalisers.pairs, ("prompt", "chosen", "rejected"), _PAIR_EXTRAS, recorded=True),
-    FormatSpec("UltraFeedback", _K.RANKED, ("instruction|prompt", "completions"), normalisers.ultrafeedback,
-          always_conversational=True, recorded=True, fits=_are_scored_objects),
-    FormatSpec("align-anything", _K.PAIRS, ("question", "response_1", "response_2", "overall_response"),
-          normalisers.align_anything, always_conversational=True, recorded=True),
-    FormatSpec("LLaMA-Factory alpaca pairs", _K.PAIRS, ("instruction", "chosen", "rejected"), normalisers.alpaca, (),
-          (*_PAIR_EXTRAS[1:], *_ALPACA_EXTRAS), always_conversational=True),
-    FormatSpec("LLaMA-Factory sharegpt pairs", _K.PAIRS, ("conversations", "chosen", "rejected"),
-          normalisers.conversation, (), (*_PAIR_EXTRAS[1:], "system"), always_conversational=True),
-    FormatSpec("pairs", _K.PAIRS, ("chosen", "rejected"), normalisers.pairs, ("prompt", "chosen", "rejected"),
-          (*_PAIR_EXTRAS, *_PAIR_SCORES)),
-    FormatSpec("ranked responses", _K.RANKED, ("prompt", "responses|completions", "scores|ranks"), normalisers.ranked,
-          ("prompt",), recorded=True),
-    FormatSpec("LLaMA-Factory alpaca, labelled", _K.UNPAIRED, ("instruction", "output", "kto_tag|label"),
-          normalisers.alpaca, (), ("ref_logps", *_ALPACA_EXTRAS), always_conversational=True),
-    FormatSpec("LLaMA-Factory sharegpt, labelled", _K.UNPAIRED, ("conversations", "kto_tag|label"),
-          normalisers.conversation, (), ("ref_logps", "system"), always_conversational=True),
-    FormatSpec("labelled completions", _K.UNPAIRED, ("prompt", "completion", "label|kto_tag"), normalisers.completion,
-          ("prompt", "completion"), ("ref_logps",)),
-    FormatSpec("labelled conversations", _K.UNPAIRED, ("messages", "label|kto_tag"), normalisers.conversation, (),
-          ("ref_logps",), always_conversational=True),
-    FormatSpec("LLaMA-Factory alpaca", _K.DEMONSTRATIONS, ("instruction", "output"), normalisers.alpaca, (),
-          _ALPACA_EXTRAS, always_conversational=True),
-    FormatSpec("LLaMA-Factory sharegpt", _K.DEMONSTRATIONS, ("conversations",), normalisers.conversation, (),
-          ("system",), always_conversational=True),
-    FormatSpec("prompt and completion", _K.DEMONSTRATIONS, ("prompt", "completion"), normalisers.completion,
-          ("prompt", "completion")),
-    FormatSpec("messages", _K.DEMONSTRATIONS, ("messages",), normalisers.conversation, always_conversational=True),
-    FormatSpec("text", _K.DEMONSTRATIONS, ("text",), normalisers.plain_text),
-    FormatSpec("prompts", _K.PROMPTS, ("prompt",), normalisers.prompt_only, ("prompt",)),
-)  # fmt: skip
+    FormatSpec(
+        "HH transcripts",
+        DataKind.PAIRS,
+        normalisers.transcripts,
+        ("chosen", "rejected"),
+        ("prompt", "margin", *_REFERENCES),
+        always_conversational=True,
+        recorded=True,
+        fits=_are_transcripts,
+    ),
+    FormatSpec(
+        "UltraFeedback, binarised",
+        DataKind.PAIRS,
+        normalisers.pairs,
+        ("chosen", "rejected", "score_chosen", "score_rejected"),
+        ("prompt", "margin", *_REFERENCES),
+        bodies=("prompt", "chosen", "rejected"),
+        recorded=True,
+    ),
+    FormatSpec(
+        "UltraFeedback",
+        DataKind.RANKED,
+        normalisers.ultrafeedback,
+        ("instruction|prompt", "completions"),
+        always_conversational=True,
+        recorded=True,
+        fits=_are_scored_objects,
+    ),
+    FormatSpec(
+        "align-anything",
+        DataKind.PAIRS,
+        normalisers.align_anything,
+        ("question", "response_1", "response_2", "overall_response"),
+        always_conversational=True,
+        recorded=True,
+    ),
+    FormatSpec(
+        "LLaMA-Factory alpaca pairs",
+        DataKind.PAIRS,
+        normalisers.alpaca,
+        ("instruction", "chosen", "rejected"),
+        ("margin", *_REFERENCES, *_ALPACA),
+        always_conversational=True,
+    ),
+    FormatSpec(
+        "LLaMA-Factory sharegpt pairs",
+        DataKind.PAIRS,
+        normalisers.conversation,
+        ("conversations", "chosen", "rejected"),
+        ("margin", *_REFERENCES, "system"),
+        always_conversational=True,
+    ),
+    FormatSpec(
+        "pairs",
+        DataKind.PAIRS,
+        normalisers.pairs,
+        ("chosen", "rejected"),
+        ("prompt", "margin", *_REFERENCES, *_SCORES),
+        bodies=("prompt", "chosen", "rejected"),
+    ),
+    FormatSpec(
+        "ranked responses",
+        DataKind.RANKED,
+        normalisers.ranked,
+        ("prompt", "responses|completions", "scores|ranks"),
+        bodies=("prompt",),
+        recorded=True,
+    ),
+    FormatSpec(
+        "LLaMA-Factory alpaca, labelled",
+        DataKind.UNPAIRED,
+        normalisers.alpaca,
+        ("instruction", "output", "label|kto_tag"),
+        ("ref_logps", *_ALPACA),
+        always_conversational=True,
+    ),
+    FormatSpec(
+        "LLaMA-Factory sharegpt, labelled",
+        DataKind.UNPAIRED,
+        normalisers.conversation,
+        ("conversations", "label|kto_tag"),
+        ("ref_logps", "system"),
+        always_conversational=True,
+    ),
+    FormatSpec(
+        "labelled completions",
+        DataKind.UNPAIRED,
+        normalisers.completion,
+        ("prompt", "completion", "label|kto_tag"),
+        ("ref_logps",),
+        bodies=("prompt", "completion"),
+    ),
+    FormatSpec(
+        "labelled conversations",
+        DataKind.UNPAIRED,
+        normalisers.conversation,
+        ("messages", "label|kto_tag"),
+        ("ref_logps",),
+        always_conversational=True,
+    ),
+    FormatSpec(
+        "LLaMA-Factory alpaca",
+        DataKind.DEMONSTRATIONS,
+        normalisers.alpaca,
+        ("instruction", "output"),
+        _ALPACA,
+        always_conversational=True,
+    ),
+    FormatSpec(
+        "LLaMA-Factory sharegpt",
+        DataKind.DEMONSTRATIONS,
+        normalisers.conversation,
+        ("conversations",),
+        ("system",),
+        always_conversational=True,
+    ),
+    FormatSpec(
+        "prompt and completion",
+        DataKind.DEMONSTRATIONS,
+        normalisers.completion,
+        ("prompt", "completion"),
+        bodies=("prompt", "completion"),
+    ),
+    FormatSpec(
+        "messages",
+        DataKind.DEMONSTRATIONS,
+        normalisers.conversation,
+        ("messages",),
+        always_conversational=True,
+    ),
+    FormatSpec("text", DataKind.DEMONSTRATIONS, normalisers.plain_text, ("text",)),
+    FormatSpec("prompts", DataKind.PROMPTS, normalisers.prompt_only, ("prompt",), bodies=("prompt",)),
+)
+"""All formats; where two need the same columns, the one that looks at the rows is asked first."""

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import random
-from collections import defaultdict
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from lightning.pytorch import LightningDataModule, LightningModule
+from transformers import PreTrainedTokenizerBase
 
-from lit_align.core.batch import DataKind, Layout
-from lit_align.core.errors import ConfigError, DataError
+from lit_align.core.batch import DataKind, Example, Layout
+from lit_align.core.errors import ConfigError
 from lit_align.core.pretrained import load_tokenizer
-from lit_align.data.batching import Budget
+from lit_align.data.batching import Budget, Size
 from lit_align.data.cache import default_folder
+from lit_align.data.canonical import CanonicalRow, Dropped
 from lit_align.data.collate import Collator
-from lit_align.data.loader import BatchLoader, ResumableLoader
-from lit_align.data.pipeline import Pipeline, Recipe
-from lit_align.data.report import DataReport
+from lit_align.data.loader import BatchLoader, ResumableLoader, Run, TrainingLoader
+from lit_align.data.pipeline import Pipeline, Recipe, RowStream
+from lit_align.data.report import DataReport, publish
 from lit_align.data.sampler import ResumableBatchSampler
+from lit_align.data.splits import hold_out
 from lit_align.data.store import ExampleStore
-from lit_align.data.templates import resolve_template
+from lit_align.data.stream import StreamLoader, coverage_notes
 from lit_align.data.tokenise import OnOverlong, pad_id
+from lit_align.data.templates import resolve_template
+from lit_align.data.tokenizers import adjusted, end_tokens
 
 Split = Literal["train", "validation", "test", "predict"]
 _STAGES: dict[str, tuple[Split, ...]] = {
@@ -73,6 +74,9 @@ class PreferenceDataModule(LightningDataModule):
         train_on: turns of a multi-turn demonstration that are learnt.
         as_chat: make a user's and an assistant's turn of plain prompts and completions.
         separator: stands between a plain prompt and its completion.
+        streaming: read and tokenise `train` while training, for sets larger than disk or memory; needs
+            `trainer.max_steps`. Order is random within `stream_buffer` rows.
+        stream_buffer: rows that are tokenised, shuffled and batched together.
         cache_dir: where tokenised data are kept; None: `$LIT_ALIGN_CACHE`, or in the user's cache folder.
         num_workers: processes that load batches; tokenised text is read faster without.
     """
@@ -107,6 +111,8 @@ class PreferenceDataModule(LightningDataModule):
         train_on: Literal["last", "all"] = "all",
         as_chat: bool = False,
         separator: str = "",
+        streaming: bool = False,
+        stream_buffer: int = 10_000,
         cache_dir: str | None = None,
         num_workers: int = 0,
     ) -> None:
@@ -135,6 +141,7 @@ class PreferenceDataModule(LightningDataModule):
         self.val_split, self.split_seed = val_split, split_seed
         self.batch_size, self.max_tokens_per_batch = batch_size, max_tokens_per_batch
         self.bucket, self.shuffle, self.seed, self.drop_last = bucket, shuffle, seed, drop_last
+        self.streaming, self.stream_buffer = streaming, stream_buffer
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_folder()
         self.num_workers = num_workers
         self.predict_kind = DataKind.PROMPTS
@@ -142,5 +149,262 @@ class PreferenceDataModule(LightningDataModule):
         self.reports: dict[str, DataReport] = {}
         self._stores: dict[str, ExampleStore] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._loader: ResumableLoader | None = None
+        self._loader: TrainingLoader | None = None
         self._pending: dict[str, Any] | None = None
+
+    # ---------------------------------------------------------------- stages
+
+    def prepare_data(self) -> None:
+        """Tokenise into the cache, on one process per node."""
+        assert self.trainer is not None
+        assert self.trainer.state.fn is not None
+        for split in _STAGES[self.trainer.state.fn.value]:
+            if self._source(split) is not None and not self._streams(split):
+                self._build(split)
+
+    def setup(self, stage: str) -> None:
+        """Open what was tokenised, hold out validation data, and report.
+
+        Raises:
+            ConfigError: there are no data for the stage, or the settings do not fit them.
+            DataError: the data cannot be used.
+        """
+        self._check_settings()
+        first = _STAGES[stage][0]
+        if self._source(first) is None:
+            raise ConfigError(
+                f"There are no data for '{stage}'.",
+                got=f"data.{first} is not set",
+                fix=f"Set data.{first} to a file, a folder or a name on the hub.",
+            )
+        for split in _STAGES[stage]:
+            if self._source(split) is not None and not self._streams(split):
+                self._stores[split] = self.examples(split)
+        if self.trainer is not None and self.trainer.is_global_zero:
+            publish({split: self.reports[split] for split in self._stores}, Path(self.trainer.default_root_dir))
+
+    def examples(
+        self,
+        split: str = "train",
+        kind: DataKind | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> ExampleStore:
+        """The tokenised examples of a split; works without a trainer.
+
+        Args:
+            split: train, validation, test or predict.
+            kind: what they are for; None: what the trainer's method learns from, or without one what the data are.
+            tokenizer: in place of the one in the settings.
+
+        Raises:
+            ConfigError: there are no such data, or the settings do not fit them.
+            DataError: the data cannot be used.
+        """
+        if tokenizer is not None:
+            self._tokenizer = adjusted(tokenizer, self.chat_template, self.eos_token)
+        if self._source(split) is None:
+            raise ConfigError(f"There are no '{split}' data.", got=f"data.{split} is not set", fix=f"Set data.{split}.")
+        store = self._build(split, kind)
+        if self._is_split() and split in ("train", "validation"):
+            kept, held_out = hold_out(store.groups, self.val_split, self.split_seed)
+            note = f"split by prompt: {len(kept)} examples to learn from, {len(held_out)} held out"
+            self.reports[split].notes.append(note)
+            store = store.select(kept if split == "train" else held_out)
+        return store
+
+    def preview(self, split: str = "train", rows: int = 3) -> list[tuple[CanonicalRow, Example | Dropped]]:
+        """The first rows of a split, as they are and as the model will see them; reads no more than these."""
+        source = self._source(split)
+        if source is None:
+            raise ConfigError(f"There are no '{split}' data.", got=f"data.{split} is not set", fix=f"Set data.{split}.")
+        return self.pipeline(self._kind(split)).first(source, rows)
+
+    def pipeline(self, kind: DataKind | None) -> Pipeline:
+        """The way from rows to examples of a kind; None: of the kind that the data are."""
+        method = self._method()
+        model = getattr(method, "policy_name", None) or self.tokenizer_name
+        return Pipeline(
+            replace(self.recipe, max_length=self._max_length()),
+            self.tokenizer,
+            kind,
+            learner="This method" if method is None else type(method).__name__,
+            end_tokens=end_tokens(model, self.tokenizer),
+        )
+
+    def _build(self, split: str, kind: DataKind | None = None) -> ExampleStore:
+        source = self._source(split)
+        assert source is not None
+        pipeline = self.pipeline(kind or self._kind(split))
+        training = split == "train" or (split == "validation" and self._is_split())
+        store, self.reports[split] = pipeline.cached(source, self.cache_dir, training=training)
+        return store
+
+    # ---------------------------------------------------------------- loaders
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Training batches, resumable inside an epoch and inside an accumulation window."""
+        trainer = self.trainer
+        assert trainer is not None
+        run = Run(
+            accumulation=lambda: trainer.accumulate_grad_batches,
+            limit=lambda: trainer.num_training_batches,
+            restore=self._take_pending,
+            epoch=lambda: trainer.fit_loop.epoch_progress.current.processed,
+            device=trainer.strategy.root_device,
+        )
+        collate = self._collator(self._kind("train"))
+        if self._streams("train"):
+            self._loader = self._stream_loader(run, collate)
+            return self._loader
+        store = self._stores["train"]
+        sampler = self._sampler(store.sizes, "train")
+        self.reports["train"].notes += coverage_notes(sampler.left_out, sampler.repeated)
+        self._loader = ResumableLoader(
+            store, sampler, collate, run, num_workers=self.num_workers, pin_memory=self._pins()
+        )
+        return self._loader
+
+    def _stream_loader(self, run: Run, collate: Collator) -> StreamLoader:
+        source, trainer = self._source("train"), self.trainer
+        assert source is not None
+        assert trainer is not None
+
+        def finished(report: DataReport) -> None:
+            self.reports["train"] = report
+            if trainer.is_global_zero:
+                publish({"train": report}, Path(trainer.default_root_dir))
+
+        stream = RowStream(self.pipeline(self._kind("train")), source, finished)
+        if trainer.is_global_zero:
+            print(f"train: {source}: {stream.fmt.describe()}; streamed, the data report follows at its end", flush=True)
+
+        def sampler(sizes: list[Size], seed: str) -> ResumableBatchSampler:
+            return self._sampler(sizes, "train", seed=f"{self.seed}/{seed}")
+
+        settings = (self.batch_size, self.max_tokens_per_batch, self.bucket, self.shuffle, self.seed, self.drop_last)
+        order = f"{settings}/{self._ranks()[1]}/{stream.pipeline.recipe}"
+        return StreamLoader(stream, sampler, collate, run, buffer=self.stream_buffer, order=order)
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Held-out batches; every example once over all processes."""
+        return self._evaluation_loader("validation") if "validation" in self._stores else []
+
+    def test_dataloader(self) -> BatchLoader:
+        """Test batches; every example once over all processes."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Batches of prompts, or of what `predict_kind` says."""
+        return self._evaluation_loader("predict")
+
+    def _evaluation_loader(self, split: str) -> BatchLoader:
+        store = self._stores[split]
+        return BatchLoader(
+            store,
+            self._sampler(store.sizes, split),
+            self._collator(self._kind(split)),
+            num_workers=self.num_workers,
+            pin_memory=self._pins(),
+        )
+
+    def _sampler(self, sizes: list[Size], split: str, seed: str = "") -> ResumableBatchSampler:
+        training = split == "train"
+        rank, world_size = self._ranks()
+        return ResumableBatchSampler(
+            sizes,
+            Budget(self.batch_size, self.max_tokens_per_batch, self._layout()),
+            rank=rank,
+            world_size=world_size,
+            seed=seed or self.seed,
+            shuffle=self.shuffle and training,
+            bucket=self.bucket,
+            remainder="join" if not training else "drop" if self.drop_last else "wrap",
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        """Rank and number of the processes that read different data."""
+        ranks = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        return (0, 1) if ranks is None else (ranks["rank"], ranks["num_replicas"])
+
+    def _collator(self, kind: DataKind | None) -> Collator:
+        method = self._method()
+        assert kind is not None, "loaders are made for a method"
+        return Collator(
+            kind,
+            self._layout(),
+            score_prompts=getattr(method, "score_prompts", False),
+            pad_id=pad_id(self.tokenizer),
+            mismatched=getattr(method, "needs_kl", False),
+            max_length=self._max_length(),
+        )
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands in its epoch; and what makes tokens of texts, for `lit-align export`."""
+        state: dict[str, Any] = {
+            "tokenizer": self.tokenizer_name,
+            "chat_template": resolve_template(self.chat_template),
+            "eos_token": self.eos_token,
+        }
+        return state | ({"train": self._loader.state_dict()} if self._loader is not None else {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the position for the loader that will be iterated first, which may not exist yet."""
+        self._pending = state_dict.get("train")
+
+    def _take_pending(self) -> dict[str, Any] | None:
+        pending, self._pending = self._pending, None
+        return pending
+
+    # ---------------------------------------------------------------- what the method and the settings say
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer with the chat template and the EOS token that the settings name."""
+        if self._tokenizer is None:
+            method = self._method()
+            name = self.tokenizer_name or getattr(method, "policy_name", None)
+            if name is None:
+                raise ConfigError(
+                    "There is no tokenizer.",
+                    got="data without data.tokenizer, and no method that names a policy",
+                    fix="Set data.tokenizer, or pass a tokenizer to `examples`.",
+                )
+            spec = getattr(method, "policy_spec", None) if self.tokenizer_name is None else None
+            revision, trust = (spec.revision, spec.trust_remote_code) if spec is not None else (None, False)
+            self._tokenizer = adjusted(load_tokenizer(name, revision, trust), self.chat_template, self.eos_token)
+        return self._tokenizer
+
+    def _max_length(self) -> int:
+        """The limit on tokens, within what the tokenizer allows."""
+        return min(self.recipe.max_length, self.tokenizer.model_max_length)
+
+    def _method(self) -> LightningModule | None:
+        return self.trainer.lightning_module if self.trainer is not None else None
+
+    def _kind(self, split: str) -> DataKind | None:
+        return self.predict_kind if split == "predict" else getattr(self._method(), "data_kind", None)
+
+    def _layout(self) -> Layout:
+        return getattr(self._method(), "resolved_layout", Layout.PADDED)
+
+    def _is_split(self) -> bool:
+        return self.sources["validation"] is None and self.val_split != 0
+
+    def _streams(self, split: str) -> bool:
+        return self.streaming and split == "train"
+
+    def _source(self, split: str) -> str | None:
+        return self.sources["train" if split == "validation" and self._is_split() else split]
+
+    def _pins(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def _check_settings(self) -> None:
+        if self.streaming and self._is_split():
+            raise ConfigError(
+                "A stream cannot be split: its rows are not known before they are read.",
+                got=f"data.streaming: true, data.val_split: {self.val_split}",
+                fix="Give held-out data as data.validation.",
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lit_align.data.assemble import build_pair, build_ranking, build_row, build_single
+from lit_align.data.assemble import build_pair, build_ranking, build_row, build_single, same_response
 from lit_align.data.canonical import (
     IDENTICAL,
     NO_SHARED_PROMPT,
@@ -27,31 +27,27 @@ from lit_align.data.conversation import (
     shared_text,
     shared_turns,
 )
-from lit_align.data.fields import Fields
+from lit_align.data.fields import Fields, is_json_list
 
 
 def pairs(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
     """`chosen`, `rejected` and perhaps `prompt`, as texts or messages."""
-    left_out: dict[str, int] = {}
-    chosen: Completion
-    rejected: Completion
     if conversational:
-        prompt, chosen, rejected = _message_pair(fields)
-        return build_pair(fields, prompt, chosen, rejected)
+        return build_pair(fields, *_message_pair(fields))
     chosen, rejected = fields.response("chosen"), fields.response("rejected")
-    if not fields.has("prompt"):
-        cut = shared_text(chosen, rejected) if chosen.strip() != rejected.strip() else len(chosen)
-        if not cut:
-            fix = "add a 'prompt' column, or map one with data.columns={prompt: ...}"
-            raise fields.error("chosen and rejected do not begin with a prompt that they share", "prompt", fix)
-        if chosen.strip() == rejected.strip():
-            return Dropped(fields.row, IDENTICAL, chosen)
-        return build_pair(fields, chosen[:cut], chosen[cut:], rejected[cut:])
-    prompt_text = fields.text("prompt")
-    if _repeats(chosen, prompt_text) and _repeats(rejected, prompt_text):
-        chosen, rejected = chosen[len(prompt_text) :], rejected[len(prompt_text) :]
-        left_out[REPEATED_PROMPT] = 1
-    return build_pair(fields, prompt_text, chosen, rejected, left_out)
+    if fields.has("prompt"):
+        prompt = fields.text("prompt")
+        if not (_repeats(chosen, prompt) and _repeats(rejected, prompt)):
+            return build_pair(fields, prompt, chosen, rejected)
+        cut = len(prompt)
+        return build_pair(fields, prompt, chosen[cut:], rejected[cut:], {REPEATED_PROMPT: 1})
+    if same_response(chosen, rejected):
+        return Dropped(fields.row, IDENTICAL, chosen)
+    cut = shared_text(chosen, rejected)
+    if not cut:
+        fix = "add a 'prompt' column, or map one with data.columns={prompt: ...}"
+        raise fields.error("chosen and rejected do not begin with a prompt that they share", "prompt", fix)
+    return build_pair(fields, chosen[:cut], chosen[cut:], rejected[cut:])
 
 
 def transcripts(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
@@ -66,7 +62,8 @@ def transcripts(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
         sides.append(parse_transcript(whole))
     chosen, rejected = sides
     for turns in sides:
-        if turns[-1]["role"] != "assistant" or not all(turn["content"] for turn in turns[:-1]):
+        answered = turns[0]["role"] == "user" and turns[-1]["role"] == "assistant"
+        if not answered or not all(turn["content"] for turn in turns[:-1]):
             return Dropped(fields.row, NO_TURN, str(turns[-1]))
     shared = shared_turns(chosen, rejected)
     if not shared:
@@ -78,9 +75,9 @@ def align_anything(fields: Fields, conversational: bool) -> CanonicalRow | Dropp
     """`question`, `response_1`, `response_2` and which of them is better, 1 or 2."""
     prompt = [_turn("user", fields.text("question"))]
     responses = [[_turn("assistant", fields.response(f"response_{number}"))] for number in (1, 2)]
-    verdict = fields.number("overall_response") if fields.values.get("overall_response") is not None else None
+    verdict = fields.number("overall_response")
     if verdict not in (1, 2):
-        return Dropped(fields.row, UNDECIDED, f"overall_response {fields.values.get('overall_response')!r}")
+        return Dropped(fields.row, UNDECIDED, f"overall_response {fields.values['overall_response']!r}")
     if verdict == 2:
         responses.reverse()
     return build_pair(fields, prompt, responses[0], responses[1])
@@ -149,8 +146,6 @@ def conversation(fields: Fields, conversational: bool) -> CanonicalRow | Dropped
         cut = last_answer(messages)
         check_prompt_end(messages[:cut], field, fields)
         return build_single(fields, messages[:cut], messages[cut:])
-    if not any(message["role"] == "user" for message in messages):
-        raise fields.error("a conversation has no turn of the user", field, "add it, or remove the row")
     return build_row(fields, [], [], messages=messages)
 
 
@@ -215,7 +210,7 @@ def _check_same_prompt(stated: Any, prompt: list[Message], fields: Fields) -> No
 
 def _prompt_turns(fields: Fields) -> list[Message]:
     value = fields.required("prompt")
-    if isinstance(value, str) and not value.lstrip().startswith("["):
+    if isinstance(value, str) and not is_json_list(value):
         return [_turn("user", fields.text("prompt"))]
     return _message_prompt(fields)
 
@@ -233,7 +228,7 @@ def _answer_turns(fields: Fields, field: str) -> list[Message]:
         return fields.check_messages([value], field)
     if isinstance(value, str) and isinstance(fields.values.get("prompt"), list):
         return [_turn("assistant", fields.text(field))]
-    return fields.check_messages(value, field)
+    return fields.messages(field)
 
 
 def _ranked_answer(answer: Any, field: str, prompt: Completion, fields: Fields) -> Completion:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from lit_align.core.batch import DataKind
+from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError
 from lit_align.data.cache import ExampleCache, cache_key, source_fingerprint, tokenizer_fingerprint
-from lit_align.data.canonical import CanonicalRow, Dropped, Format, Rules
+from lit_align.data.canonical import FILE_COLUMN, ROW_COLUMN, CanonicalRow, Dropped, Format, Rules
 from lit_align.data.checks import SetChecks
-from lit_align.data.convert import Conversion, conversions_between, find_conversion
-from lit_align.data.readers import FILE_COLUMN, ROW_COLUMN, peek, read_rows
+from lit_align.data.convert import CONVERSIONS, Conversion, conversions_between, find_conversion
+from lit_align.data.readers import peek, read_rows
 from lit_align.data.render import Renderer, group_key
 from lit_align.data.report import DataReport
 from lit_align.data.schema import normalise, recognise
@@ -107,6 +108,8 @@ class Pipeline:
         rows = read_rows(source)
         fmt = self.recognise(source, *peek(rows))
         report.format = fmt.describe()
+        if self.recipe.convert is not None and self.kind is fmt.kind:
+            report.notes.append(f"convert: {self.recipe.convert} has nothing to do, the rows are {_NOUNS[fmt.kind]}")
         steps = RowSteps(self, fmt, report)
         iterable: Iterable[dict[str, Any]] = rows
         if sys.stderr.isatty():
@@ -114,12 +117,17 @@ class Pipeline:
         yield from steps.records(iterable)
         steps.checks.finish(training)
 
+    def first(self, source: str, count: int) -> list[tuple[CanonicalRow, Example | Dropped]]:
+        """The first rows of a source that get as far as the tokeniser, and what comes of them."""
+        rows = read_rows(source, streaming=True)
+        fmt = self.recognise(source, *peek(rows))
+        steps = RowSteps(self, fmt, DataReport(source))
+        return list(steps.tokeniser.many(islice(steps.canonical(rows), count)))
+
     def recognise(self, source: str, columns: list[str], first_rows: list[dict[str, Any]]) -> Format:
         """What format a source has; checks that it fits what is to be learnt."""
         recipe = self.recipe
-        fmt = recognise(
-            columns, first_rows, mapping=recipe.columns, file=source, wanted=self.kind, name=recipe.format
-        )
+        fmt = recognise(columns, first_rows, mapping=recipe.columns, file=source, wanted=self.kind, name=recipe.format)
         self.conversion(source, fmt)
         return fmt
 
@@ -129,17 +137,24 @@ class Pipeline:
         Raises:
             ConfigError: they cannot, or no conversion was asked for.
         """
-        name = self.recipe.convert
-        if self.kind is DataKind.PROMPTS or (self.kind in (None, fmt.kind) and name is None):
+        wanted, name = self.kind, self.recipe.convert
+        if name is not None and name not in CONVERSIONS:
+            find_conversion(name, fmt.kind)
+        if wanted in (DataKind.PROMPTS, fmt.kind):
             return None
-        if name is None or (self.kind is not fmt.kind and not conversions_between(fmt.kind, self.kind or fmt.kind)):
-            assert self.kind is not None
-            raise self._wrong_kind(fmt, source, self.kind)
-        conversion = find_conversion(name, fmt.kind) if self.kind is not fmt.kind else None
-        if conversion is not None and self.kind not in (None, conversion.target):
-            assert self.kind is not None
-            raise self._wrong_kind(fmt, source, self.kind)
-        return conversion
+        if wanted is None:
+            return None if name is None else find_conversion(name, fmt.kind)
+        fitting = conversions_between(fmt.kind, wanted)
+        if name in fitting:
+            return find_conversion(name, fmt.kind)
+        fix = f"Add convert: {' or '.join(fitting)} under data."
+        if not fitting:
+            fix = "Give other data, or another method: there is no conversion between these."
+        raise ConfigError(
+            f"{self.learner} learns from {_NOUNS[wanted]}, and this file holds {_NOUNS[fmt.kind]}.",
+            got=f"{source}: {fmt.describe()}" + (f"; convert: {name}" if name else ""),
+            fix=fix,
+        )
 
     def tokeniser(self, fmt: Format, source: str, report: DataReport) -> Tokeniser:
         """A tokeniser for rows of a format."""
@@ -183,18 +198,6 @@ class Pipeline:
             "recipe": asdict(self.recipe),
         }
 
-    def _wrong_kind(self, fmt: Format, source: str, wanted: DataKind) -> ConfigError:
-        names = conversions_between(fmt.kind, wanted)
-        fix = "Give other data, or another method: there is no conversion between these."
-        if names:
-            others = f" (or {', '.join(names[1:])})" if names[1:] else ""
-            fix = f"Add convert: {names[0]}{others} under data."
-        return ConfigError(
-            f"{self.learner} learns from {_NOUNS[wanted]}, and this file holds {_NOUNS[fmt.kind]}.",
-            got=f"{source}: {fmt.describe()}",
-            fix=fix,
-        )
-
 
 class RowSteps:
     """The steps of one source's rows: check, convert, tokenise, count.
@@ -203,9 +206,11 @@ class RowSteps:
         pipeline: the settings.
         fmt: of the source.
         report: where to count.
+        check_ids: refuse rows with the id of an earlier row, which takes memory for every row.
     """
 
-    def __init__(self, pipeline: Pipeline, fmt: Format, report: DataReport) -> None:
+    def __init__(self, pipeline: Pipeline, fmt: Format, report: DataReport, *, check_ids: bool = True) -> None:
+        self.check_ids = check_ids
         recipe = pipeline.recipe
         self.fmt = fmt
         self.report = report
@@ -227,7 +232,8 @@ class RowSteps:
         for raw in rows:
             self.report.read += 1
             number, file = int(raw[ROW_COLUMN]), str(raw.get(FILE_COLUMN) or self.report.source)
-            row = self.checks.source(normalise(raw, self.fmt, self.columns, file, number, self.rules), file)
+            row = normalise(raw, self.fmt, self.columns, file, number, self.rules)
+            row = self.checks.source(row, file) if self.check_ids else row
             convert = self.conversion.apply if self.conversion is not None else None
             for result in [row] if convert is None or isinstance(row, Dropped) else convert(row):
                 if isinstance(result, Dropped):
@@ -252,3 +258,43 @@ def fingerprint(source: str) -> str:
 def _group(row: CanonicalRow) -> int:
     digest = hashlib.sha256(group_key(row).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
+
+
+class RowStream:
+    """A source that is read and tokenised while it is used; see `stream.Stream`.
+
+    Args:
+        pipeline: the settings.
+        source: see `readers.read_rows`.
+        finished: gets the report of each pass.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, source: str, finished: Callable[[DataReport], None] = lambda report: None
+    ) -> None:
+        self.pipeline = pipeline
+        self.source = source
+        self.finished = finished
+        self.fmt = pipeline.recognise(source, *peek(read_rows(source, streaming=True)))
+        self._steps = self._new_steps()
+
+    def rows(self, skip: int) -> Iterator[dict[str, Any]]:
+        """Begins a pass behind the first `skip` rows."""
+        self._steps = self._new_steps()
+        if skip:
+            self._steps.report.notes.append(f"resumed: rows 1 to {skip} of the stream were read before")
+        return iter(read_rows(self.source, streaming=True).skip(skip))
+
+    def examples(self, rows: list[dict[str, Any]]) -> list[Example]:
+        """The rows that can be used, tokenised."""
+        return [record.example for record in self._steps.records(rows)]
+
+    def close(self, notes: list[str]) -> None:
+        """Hands over the report."""
+        self._steps.report.notes += notes
+        self.finished(self._steps.report)
+
+    def _new_steps(self) -> RowSteps:
+        report = DataReport(self.source, self.fmt.describe())
+        # Names of all rows of a stream may not fit into memory.
+        return RowSteps(self.pipeline, self.fmt, report, check_ids=False)

@@ -166,7 +166,7 @@ class Renderer:
         words = str(messages[turn].get("content") or "")
         opening = self._prefix(row, messages[:turn], text, generation_prompt=True)
         start = len(opening) if opening is not None else _find(text, words, position)[0]
-        if start < 0 or (opening is not None and start < position):
+        if start < position or (words.strip() and not text[start:].strip()):
             raise DataError(
                 "The chat template does not show a completion as it was written.",
                 row=row.row,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 _SHOWN = 20
@@ -23,22 +26,30 @@ EVENTS = {
 class Tally:
     """A count and the first rows that it counts."""
 
-    def __init__(self, total: int = 0, rows: list[int] | None = None) -> None:
+    def __init__(self, total: int = 0, rows: list[int] | None = None, more: bool = False) -> None:
         self.total = total
         self.rows = rows or []
+        self.more = more
+        """Whether there are rows besides `rows`."""
 
     def add(self, row: int, times: int = 1) -> None:
         """Count a row of the data."""
         self.total += times
-        if len(self.rows) < _SHOWN and row not in self.rows:
+        if row in self.rows:
+            return
+        if len(self.rows) < _SHOWN:
             self.rows.append(row)
+        else:
+            self.more = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The count and the rows, for JSON."""
+        return {"total": self.total, "rows": self.rows, "more": self.more}
 
     def to_text(self) -> str:
         """The count with row numbers."""
-        if not self.rows:
-            return f"{self.total}"
-        more = ", ..." if self.total > len(self.rows) else ""
-        return f"{self.total} (rows {', '.join(map(str, self.rows))}{more})"
+        rows = ", ".join(map(str, self.rows)) + (", ..." if self.more else "")
+        return f"{self.total} (rows {rows})" if rows else str(self.total)
 
 
 class Lengths:
@@ -142,5 +153,25 @@ class DataReport:
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 
+def publish(reports: dict[str, DataReport], folder: Path) -> None:
+    """Prints reports by the name of their split, and puts them into `data_report.json` beside those of others."""
+    path = folder / "data_report.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        saved = {}
+    texts: dict[str, list[str]] = {}
+    for split, report in reports.items():
+        # Two splits of one file have one report.
+        texts.setdefault(report.to_text(), []).append(split)
+        saved[split] = report.to_dict()
+    for text, splits in texts.items():
+        print(f"{' and '.join(splits)}: {text}", flush=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(saved, indent=1), encoding="utf-8")
+    os.replace(draft, path)
+
+
 def _tallies(tallies: dict[str, Tally]) -> dict[str, dict[str, Any]]:
-    return {name: {"total": tally.total, "rows": tally.rows} for name, tally in tallies.items()}
+    return {name: tally.to_dict() for name, tally in tallies.items()}

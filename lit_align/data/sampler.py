@@ -42,7 +42,7 @@ class ResumableBatchSampler(Sampler[list[int]]):
         *,
         rank: int = 0,
         world_size: int = 1,
-        seed: int = 0,
+        seed: int | str = 0,
         shuffle: bool = True,
         bucket: bool = True,
         remainder: Remainder = "wrap",

@@ -20,15 +20,13 @@ from lit_align.data.canonical import (
     Message,
     Rules,
 )
-from lit_align.data.fields import Fields
+from lit_align.data.fields import Fields, is_json_list
 from lit_align.data.formats import FORMATS, FormatSpec, most
 
 __all__ = ["CanonicalRow", "Completion", "Dropped", "Format", "Message", "Rules", "normalise", "recognise"]
 
 Mapped = Mapping[str, str | None]
 """Canonical name of a column -> its name in the file, or None: treat the column as absent."""
-
-
 _BY_NAME = {spec.name: spec for spec in FORMATS}
 _NAMES = sorted({name for spec in FORMATS for name in spec.columns()})
 _PREFERENCES = (DataKind.PAIRS, DataKind.UNPAIRED, DataKind.RANKED)
@@ -68,9 +66,13 @@ def recognise(
             f"there is no data format '{name}'", got=name, fix=f"one of: {', '.join(map(repr, _BY_NAME))}"
         )
     candidates = FORMATS if name is None else (_BY_NAME[name],)
-    spec = _choose([spec for spec in candidates if spec.matches(found, rows)], wanted, found, file)
+    # A column of a few odd rows must not decide: these rows are reported when their turn comes.
+    usual = [column for column in found if most(column in row for row in rows)]
+    matching = [spec for spec in candidates if spec.matches(usual, rows)]
+    matching = matching or [spec for spec in candidates if spec.matches(found, rows)]
+    spec = _choose(matching, wanted, found, file)
     if name is None:
-        _check_spelling(spec, found, rows, mapping, file)
+        _check_spelling(spec, usual, rows, mapping, file)
     if spec is None:
         raise _unknown_columns(found, candidates, file)
     read = set(spec.columns())
@@ -108,7 +110,8 @@ def normalise(
     file, row_number = str(row.get(FILE_COLUMN) or file), row_number or int(row.get(ROW_COLUMN) or 0)
     renamed = rename(row, mapping or {})
     readable = {name: renamed[name] for name in spec.columns() if name in renamed}
-    fields = Fields(readable, file, row_number, spec.recorded)
+    columns = [name for name in renamed if not name.startswith("__")]
+    fields = Fields(readable, file, row_number, recorded=spec.recorded, columns=columns)
     try:
         for need in spec.required:
             if "|" not in need:
@@ -194,15 +197,12 @@ def _check_spelling(
 ) -> None:
     """Refuse a column that, spelt as we do, would make the file another one than it was taken for."""
     for column in found:
-        if column in _NAMES:
-            continue
-        for meant in difflib.get_close_matches(column, _NAMES, 2, cutoff=0.8):
-            columns = {meant if name == column else name for name in found}
-            better = [other for other in FORMATS if other.matches(columns, rows) and other is not spec]
-            better = [other for other in better if meant in "|".join(other.required).split("|")]
-            better = [other for other in better if spec is None or set(spec.required) < set(other.required)
-                      or (other.kind in _PREFERENCES and spec.kind not in _PREFERENCES)]  # fmt: skip
-            if better and meant not in found and meant not in mapping:
+        close = [] if column in _NAMES else difflib.get_close_matches(column, _NAMES, 2, cutoff=0.8)
+        for meant in close:
+            if meant in found or meant in mapping:
+                continue
+            respelt = [meant if name == column else name for name in found]
+            if any(_outranks(other, spec) and other.matches(respelt, rows) for other in FORMATS if other.needs(meant)):
                 raise DataError(
                     f"a column is named almost like '{meant}'",
                     file=file,
@@ -213,11 +213,17 @@ def _check_spelling(
                 )
 
 
+def _outranks(one: FormatSpec, other: FormatSpec | None) -> bool:
+    if other is None or set(other.required) < set(one.required):
+        return True
+    return one.kind in _PREFERENCES and other.kind not in _PREFERENCES
+
+
 def _unknown_columns(found: list[str], candidates: Sequence[FormatSpec], file: str) -> DataError:
     def distance(spec: FormatSpec) -> float:
         return len(spec.missing(found)) / len(spec.required)
 
-    nearest = min(candidates, key=distance)
+    nearest = min(candidates, key=lambda spec: (distance(spec), spec.fits is not None))
     have = f"'{nearest.name}' lacks only {', '.join(nearest.missing(found))}. " if distance(nearest) < 1 else ""
     lines = [f"    {spec.name}: {', '.join(spec.required)}" for spec in candidates]
     return DataError(
@@ -230,8 +236,5 @@ def _unknown_columns(found: list[str], candidates: Sequence[FormatSpec], file: s
 
 
 def _are_messages(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
-    def holds(row: Mapping[str, Any]) -> bool:
-        value = row[column]
-        return isinstance(value, list | dict) or (isinstance(value, str) and value.lstrip().startswith('[{"'))
-
-    return most([row for row in rows if row.get(column) is not None], holds)
+    values = [row[column] for row in rows if row.get(column) is not None]
+    return most(isinstance(value, list | dict) or is_json_list(value) for value in values)

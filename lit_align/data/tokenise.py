@@ -210,10 +210,10 @@ class Tokeniser:
         pairs, margins = row.pairs, row.margins
         if self.kind is DataKind.PAIRS:
             different = [n for n, (a, b) in enumerate(pairs) if responses[a].ids != responses[b].ids]
-            if len(different) < len(pairs):
+            if different and len(different) < len(pairs):
                 self.report.leave_out(row.row, {IDENTICAL_TOKENS: len(pairs) - len(different)})
-                pairs = [pairs[n] for n in different]
-                margins = None if margins is None else [margins[n] for n in different]
+            pairs = [pairs[n] for n in different]
+            margins = None if margins is None else [margins[n] for n in different]
         masks = None
         if any(response.mask is not None for response in responses):
             masks = [r.mask if r.mask is not None else [1] * (len(r.ids) - r.prompt) for r in responses]
@@ -231,7 +231,7 @@ class Tokeniser:
     def _mismatches(self, text: Rendered, response: Response, prompts: _Prompts) -> bool:
         """Whether the model would be prompted with other tokens than it is trained on."""
         alone = prompts.get((text.prompt, text.templated))
-        differs = alone is not None and alone != response.ids[: response.prompt] and not response.double_bos
+        differs = alone is not None and alone[response.double_bos :] != response.ids[: response.prompt]
         return response.straddled or not text.verified or differs
 
     def _count(

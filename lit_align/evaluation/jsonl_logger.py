@@ -55,7 +55,7 @@ class JsonlLogger(Logger):
         """The run folder."""
         return self.save_dir
 
-    @rank_zero_only
+    @rank_zero_only  # type: ignore[untyped-decorator]
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Append a line.
 
@@ -65,7 +65,7 @@ class JsonlLogger(Logger):
         """
         self.file.append(self.record(metrics, step))
 
-    @rank_zero_only
+    @rank_zero_only  # type: ignore[untyped-decorator]
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Write `hparams.json`; values that JSON does not know are written as text."""
         values = vars(params) if isinstance(params, Namespace) else dict(params)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-TILE_BYTES = {"cpu": 128 * 2**20, "cuda": 512 * 2**20}
+TILE_BYTES = {"cpu": 256 * 2**20, "cuda": 512 * 2**20}
 """Size of a tile of logits, by type of device; much smaller ones make the matrix products inefficient."""
 
 
@@ -50,7 +50,9 @@ class _Head(NamedTuple):
             out.copy_(torch.mm(hidden, self.weight.t()))
         if self.bias is not None:
             out.add_(self.bias)
-        return _shape_logits(out, self.scale, self.softcap)
+        if self.scale != 1.0:
+            out.mul_(self.scale)
+        return out if self.softcap is None else out.div_(self.softcap).tanh_().mul_(self.softcap)
 
     def tiles(self, hidden: Tensor, tile: int) -> Iterator[tuple[slice, Tensor]]:
         """Yields runs of tokens with their logits; these are in one buffer, which the next run overwrites."""
@@ -127,7 +129,9 @@ def module_logprobs(
 
     def part(hidden: Tensor, target: Tensor) -> Tensor:
         logits = head(hidden)
-        logits = _shape_logits(logits.to(_accumulation(logits.dtype), copy=True), scale, softcap)
+        logits = scale * logits.to(_accumulation(logits.dtype))
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
         return logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]
 
     runs = zip(hidden.split(tile), target.split(tile), strict=True)
@@ -294,13 +298,6 @@ def _log_softmax_and_slopes(logits: Tensor, target: Tensor, softcap: float | Non
     slopes = logits.exp_()
     slopes.scatter_add_(-1, target[:, None], slopes.new_full((len(target), 1), -1.0))
     return logps, slopes if cap_slope is None else slopes.mul_(cap_slope)
-
-
-def _shape_logits(logits: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Scales and bounds logits, in place."""
-    if scale != 1.0:
-        logits = logits.mul_(scale)
-    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor, *, final: bool) -> Tensor:

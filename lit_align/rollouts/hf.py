@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -19,6 +18,7 @@ from transformers import (
 )
 
 from lit_align.core.errors import ConfigError, DataError
+from lit_align.core.gathering import gathered
 
 Prompt = str | list[dict[str, Any]] | list[int]
 """Plain text, a conversation that ends with the user's turn, or token ids."""
@@ -123,40 +123,14 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
                 fix="give plain text, or a tokenizer with a chat template",
             )
         return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
-    return [int(token) for token in prompt]  # type: ignore[arg-type]
-
-
-@contextmanager
-def gathered(module: nn.Module) -> Iterator[None]:
-    """All weights of an FSDP2 model on every rank, until the block ends; of any other model, nothing.
-
-    Inside, ranks may run the model as often as they like and need not keep step.
-    """
-    sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
-    if not sharded:
-        yield
-        return
-    root = sharded[0]
-    # Whatever runs first becomes the root of the sharded tree; a layer must not.
-    root._get_fsdp_state()._lazy_init()
-    for part in sharded:
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
-    try:
-        yield
-    finally:
-        for part in sharded:
-            part.set_reshard_after_forward(part is not root, recurse=False)
-            part.reshard()
+    return list(cast("list[int]", prompt))
 
 
 @contextmanager
 def _ready(policy: nn.Module) -> Iterator[None]:
     """The model with its weights, its own attention, and in eval mode; all restored afterwards."""
-    with ExitStack() as stack:
-        stack.enter_context(gathered(policy))
-        if hasattr(policy, "plain"):
-            stack.enter_context(policy.plain())
+    plain: Any = getattr(policy, "plain", nullcontext)
+    with gathered(policy), plain():
         modes = [(part, part.training) for part in policy.modules()]
         policy.eval()
         try:
@@ -166,7 +140,7 @@ def _ready(policy: nn.Module) -> Iterator[None]:
                 part.training = training
 
 
-class _Sampler(LogitsProcessor):  # type: ignore[misc]
+class _Sampler(LogitsProcessor):
     """Makes the greedy choice a sample, by adding Gumbel noise; each row draws from a generator of its own."""
 
     def __init__(self, seeds: Sequence[int], temperature: float, top_p: float) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 
@@ -18,7 +17,8 @@ from lit_align.core.policy_spec import PolicySpec
 from lit_align.core.pretrained import load_tokenizer
 from lit_align.core.saving import SavedPolicy, save_policy
 from lit_align.core.sharded_checkpoint import read_sharded
-from lit_align.data.templates import resolve_template
+from lit_align.data.module import PreferenceDataModule
+from lit_align.data.tokenizers import adjusted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ def export(
         merge: merge adapters into the base model; false: write the adapters only.
         dtype: of the written weights; default: as trained.
         policy: the model that training started from, if it has moved since.
-        tokenizer: another tokenizer than the run's.
+        tokenizer: folder or hub name of a tokenizer; default: the one that the run trained with.
         tolerance: largest change of a log-probability (nats) or score that is accepted; default: by dtype.
     """
     path = find_checkpoint(run, ckpt)
@@ -56,7 +56,7 @@ def export(
     run_folder = _run_folder(path)
     saved = save_policy(
         model,
-        _tokenizer(spec, tokenizer, _data_settings(run_folder, checkpoint)),
+        _tokenizer(spec, tokenizer, checkpoint),
         Path(out) if out else _default_out(run_folder, path),
         merge=merge,
         dtype=dtype,
@@ -96,10 +96,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is missing, damaged, or not of lit-align.
     """
-    if path.is_dir():
-        checkpoint = read_sharded(path, weights_only=True)
-    else:
-        checkpoint = AtomicCheckpointIO().load_checkpoint(path)
+    sharded = path.is_dir()
+    checkpoint = read_sharded(path, weights_only=True) if sharded else AtomicCheckpointIO().load_checkpoint(path)
     if "policy_spec" not in checkpoint.get("lit_align", {}):
         raise ConfigError(
             "this checkpoint was not written by lit-align",
@@ -170,24 +168,13 @@ def _default_out(run_folder: Path | None, checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}-export")
 
 
-def _data_settings(run_folder: Path | None, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The data module's arguments: from the run's config.yaml, or as Lightning saved them."""
-    file = run_folder / "config.yaml" if run_folder else None
-    if file is not None and file.is_file():
-        data = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("data") or {}
-        return dict(data.get("init_args", data))
-    return dict(checkpoint.get("datamodule_hyper_parameters", {}))
-
-
-def _tokenizer(spec: PolicySpec, name: str | None, data: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer and chat template that the run trained with."""
+def _tokenizer(spec: PolicySpec, name: str | None, checkpoint: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer that the run trained with, with its chat template and EOS token."""
+    data = checkpoint.get(PreferenceDataModule.__qualname__, {})
     name = name or data.get("tokenizer") or spec.name
-    return load_tokenizer(
-        name,
-        revision=spec.revision if name == spec.name else None,
-        trust_remote_code=spec.trust_remote_code,
-        chat_template=resolve_template(data.get("chat_template")),
-    )
+    revision = spec.revision if name == spec.name else None
+    tokenizer = load_tokenizer(name, revision, spec.trust_remote_code)
+    return adjusted(tokenizer, data.get("chat_template"), data.get("eos_token"))
 
 
 def _summary(checkpoint: Path, saved: SavedPolicy, model: nn.Module) -> str:

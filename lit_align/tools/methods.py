@@ -93,7 +93,9 @@ def as_text(methods: list[Method]) -> str:
     rows = [("CLASS", "CONFIG", "DATA", "REFERENCE", "PAPER")]
     rows += [(m.class_name, m.slug, m.data, "yes" if m.reference else "no", f"{m.paper}  {m.link}") for m in methods]
     widths = [max(len(row[column]) for row in rows) + 2 for column in range(len(rows[0]))]
-    return "\n".join("".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def methods(markdown: bool = False) -> None:

@@ -22,7 +22,7 @@ from lit_align.core.layout import build_rows
 from lit_align.core.module import AlignmentModule
 from lit_align.data.batching import Budget
 from lit_align.data.collate import Collator, Drawn
-from lit_align.data.loader import BatchLoader, ResumableLoader
+from lit_align.data.loader import BatchLoader, ResumableLoader, Run
 from lit_align.data.sampler import ResumableBatchSampler
 from lit_align.data.store import size_of
 from lit_align.methods.bradley_terry import BradleyTerry
@@ -123,11 +123,16 @@ class Recorder(L.Callback):
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
         self.validation: list[dict[str, float]] = []
+        self._step = 0
+
+    def on_train_start(self, trainer: L.Trainer, module: AlignmentModule) -> None:
+        self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, module: AlignmentModule, *args: Any) -> None:
-        if trainer.global_step > len(self.steps):
+        if trainer.global_step > self._step:
             assert module.last_step is not None
             self.steps.append(dict(module.last_step.metrics))
+            self._step = trainer.global_step
 
     def on_validation_end(self, trainer: L.Trainer, module: AlignmentModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -140,7 +145,6 @@ class Data(L.LightningDataModule):
     def __init__(self, job: Job) -> None:
         super().__init__()
         self.job = job
-        self.pending: dict[str, Any] | None = None
 
     def train_dataloader(self) -> ResumableLoader:
         examples = make_examples(self._kind, TRAIN_EXAMPLES, seed=1)
@@ -148,11 +152,8 @@ class Data(L.LightningDataModule):
             examples,
             self._sampler(examples, shuffle=self.job.shuffle, remainder="wrap"),
             self._collate,
-            accumulation=lambda: self.trainer.accumulate_grad_batches,
-            device=torch.device("cpu"),
+            Run(accumulation=lambda: self.trainer.accumulate_grad_batches),
         )
-        if self.pending is not None:
-            self.loader.load_state_dict(self.pending)
         return self.loader
 
     def val_dataloader(self) -> BatchLoader:
@@ -163,7 +164,8 @@ class Data(L.LightningDataModule):
         return self.loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.pending = state_dict
+        # The learning-rate schedule has asked for the number of steps, so the loader exists.
+        self.loader.load_state_dict(state_dict)
 
     @property
     def _kind(self) -> DataKind:

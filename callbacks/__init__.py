@@ -1,0 +1,32 @@
+"""Callbacks of lit-align, one class per file; import them from `lit_align.callbacks`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# They load on first use: some of them need libraries that a run without them should not wait for.
+_PUBLIC = {
+    "Checkpoint": "checkpoint",
+    "CompletionsTable": "completions_table",
+    "DriftAlarm": "drift_alarm",
+    "ExactResume": "exact_resume",
+    "LoRA": "lora",
+    "NonFiniteGuard": "non_finite_guard",
+    "QLoRA": "qlora",
+    "ReferenceSync": "reference_sync",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'lit_align.callbacks' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+    return getattr(importlib.import_module(f"lit_align.callbacks.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the lazy names too."""
+    return sorted({*globals(), *_PUBLIC})

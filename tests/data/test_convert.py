@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+from lit_align.core.batch import DataKind
+from lit_align.core.errors import ConfigError
+from lit_align.data.canonical import IDENTICAL_PAIR, TIED, CanonicalRow, Dropped
+from lit_align.data.convert import (
+    CONVERSIONS,
+    adjacent_pairs,
+    all_pairs,
+    best_worst,
+    conversions_between,
+    find_conversion,
+    pairs_to_chosen,
+    pairs_to_unpaired,
+    ranked_to_best,
+)
+
+RANKED = CanonicalRow(5, "Q?", ["b", "d", "a", "c"], scores=[3.0, 1.0, 4.0, 2.0], id="x")
+PAIR = CanonicalRow(3, "Q?", ["a", "b"], pairs=[(0, 1)], margin=2.0, margins=[2.0], reference_logps=[-1.0, -2.0])
+
+
+def preferences(row: CanonicalRow) -> list[tuple[str, str]]:
+    return [(row.completions[better], row.completions[worse]) for better, worse in row.pairs]
+
+
+def test_best_worst():
+    [row] = best_worst(RANKED)
+    assert preferences(row) == [("a", "d")]
+    assert (row.completions, row.scores) == (["d", "a"], [1.0, 4.0])
+    assert (row.margin, row.margins, row.row, row.prompt, row.id) == (3.0, [3.0], 5, "Q?", "x")
+
+
+def test_all_pairs_keep_each_response_once():
+    [row] = all_pairs(RANKED)
+    assert row.completions == RANKED.completions
+    assert set(preferences(row)) == set(combinations("abcd", 2))
+    assert row.margin is None
+    assert row.margins == [row.scores[better] - row.scores[worse] for better, worse in row.pairs]
+    assert min(row.margins) > 0
+
+
+def test_adjacent_pairs():
+    [row] = adjacent_pairs(RANKED)
+    assert preferences(row) == [("a", "b"), ("b", "c"), ("c", "d")]
+    assert row.margins == [1.0, 1.0, 1.0]
+
+
+def test_ties_are_skipped_and_counted():
+    row = RANKED._replace(scores=[2.0, 2.0, 4.0, 1.0], left_out={"empty response": 1})
+    [every] = all_pairs(row)
+    assert set(preferences(every)) == {("a", "b"), ("a", "d"), ("a", "c"), ("b", "c"), ("d", "c")}
+    assert every.left_out == {"empty response": 1, TIED: 1}
+    [adjacent] = adjacent_pairs(row)
+    assert preferences(adjacent) == [("a", "b"), ("d", "c")]
+    assert adjacent.left_out[TIED] == 1
+    [best] = best_worst(row._replace(scores=[4.0, 1.0, 4.0, 1.0]))
+    assert preferences(best) == [("b", "d")]
+
+
+def test_identical_responses_make_no_pair():
+    [row] = all_pairs(CanonicalRow(1, "Q?", ["a", " a ", "b"], scores=[3.0, 2.0, 1.0]))
+    assert preferences(row) == [("a", "b"), (" a ", "b")]
+    assert row.left_out == {IDENTICAL_PAIR: 1}
+
+
+def test_responses_without_a_pair_are_not_kept():
+    [row] = adjacent_pairs(CanonicalRow(1, "Q?", ["a", "b", "c", "d"], scores=[2.0, 2.0, 2.0, 1.0]))
+    assert row.completions == ["c", "d"]
+    assert row.pairs == [(0, 1)]
+    assert row.left_out == {TIED: 2}
+
+
+@pytest.mark.parametrize("convert", [best_worst, all_pairs, adjacent_pairs])
+def test_a_row_without_any_preference_is_dropped(convert):
+    [row] = convert(RANKED._replace(scores=[1.0] * 4))
+    assert isinstance(row, Dropped)
+    assert (row.row, row.reason) == (5, "no response was preferred")
+
+
+def test_ranks_and_scores_give_the_same_pairs():
+    ranks = [-2.0, -4.0, -1.0, -3.0]
+    [by_rank], [by_score] = all_pairs(RANKED._replace(scores=ranks)), all_pairs(RANKED)
+    assert by_rank.pairs == by_score.pairs
+
+
+def test_ranked_to_best():
+    [row] = ranked_to_best(RANKED)
+    assert (row.completions, row.scores, row.pairs, row.prompt) == (["a"], None, [], "Q?")
+    [first] = ranked_to_best(RANKED._replace(scores=[1.0] * 4))
+    assert first.completions == ["b"]
+
+
+def test_pairs_to_unpaired():
+    good, bad = pairs_to_unpaired(PAIR)
+    assert (good.completions, good.label, good.reference_logps) == (["a"], True, [-1.0])
+    assert (bad.completions, bad.label, bad.reference_logps) == (["b"], False, [-2.0])
+    assert (good.margin, good.pairs, good.margins, bad.row) == (None, [], None, 3)
+
+
+def test_pairs_to_unpaired_leaves_out_the_middle():
+    [row] = all_pairs(RANKED)
+    labels = {single.completions[0]: single.label for single in pairs_to_unpaired(row)}
+    assert labels == {"a": True, "d": False}
+
+
+def test_pairs_to_chosen():
+    [row] = pairs_to_chosen(PAIR)
+    assert (row.completions, row.label, row.pairs) == (["a"], None, [])
+    [best] = pairs_to_chosen(all_pairs(RANKED)[0])
+    assert best.completions == ["a"]
+
+
+def test_conversions_are_found_by_name():
+    assert find_conversion("all_pairs", DataKind.RANKED).apply is all_pairs
+    assert conversions_between(DataKind.PAIRS, DataKind.UNPAIRED) == ["pairs_to_unpaired"]
+    assert conversions_between(DataKind.UNPAIRED, DataKind.PAIRS) == []
+    for name, conversion in CONVERSIONS.items():
+        assert conversion.apply.__name__ == name
+    with pytest.raises(ConfigError, match="did you mean 'adjacent_pairs'"):
+        find_conversion("adjacent_pair", DataKind.RANKED)
+    with pytest.raises(ConfigError, match="leave data"):
+        find_conversion("all_pairs", DataKind.PROMPTS)
