@@ -1,7 +1,7 @@
 """Speed and memory of DPO on one GPU, against TRL: `python benchmarks/gpu.py [--shape 1b] [--data ultrafeedback ...]`.
 
-Random models built from a configuration, token lengths drawn like those of real preference sets, 32 pairs per optimiser
-step, bfloat16 autocast over float32 weights (LoRA: bfloat16 weights), fused AdamW. Every system runs in its own process:
+Random models built from a configuration, token lengths drawn like those of real data sets, 32 pairs per optimiser
+step, bfloat16 autocast over float32 weights (LoRA: bfloat16), fused AdamW. Every system runs in its own process:
 
 A  TRL's DPOTrainer as it comes (checkpointing on)       D  ours, packed
 B  TRL tuned: no checkpointing, rows by length,          E  ours, packed and shared
@@ -325,10 +325,10 @@ def compare(arguments: argparse.Namespace, data: str) -> str:
         r = json.loads(done.stdout.strip().splitlines()[-1])
         middle = median(r["seconds"])
         rates[system] = PAIRS_PER_STEP / middle
-        ordered = sorted(r["seconds"])
+        low, high = sorted(r["seconds"])[len(r["seconds"]) // 10], sorted(r["seconds"])[-1 - len(r["seconds"]) // 10]
         mfu = (4 if arguments.lora else 6) * r["body"] * r["computed"] / middle / PEAK_FLOPS
         rows.append(
-            [system, SYSTEMS[system], f"{middle:.3f}", f"{ordered[len(ordered) // 10]:.3f}-{ordered[-1 - len(ordered) // 10]:.3f}",
+            [system, SYSTEMS[system], f"{middle:.3f}", f"{low:.3f}-{high:.3f}",
              f"{rates[system]:.1f}", f"{r['useful'] / middle:.0f}", f"{r['computed'] / middle:.0f}",
              f"{r['allocated']:.1f}", f"{mfu:.0%}" if mfu == mfu else "", f"{r['loss']:.4f}"]
         )  # fmt: skip

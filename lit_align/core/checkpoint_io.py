@@ -55,7 +55,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """Read a checkpoint, by default without running any code that it may hold.
 
         Args:
-            path: the file.
+            path: the file, or the folder of a sharded checkpoint.
             map_location: where tensors go.
             weights_only: False also reads arbitrary Python objects; only for files that you trust.
 
@@ -69,6 +69,11 @@ class AtomicCheckpointIO(CheckpointIO):
                 got=f"{path}: {found}",
                 fix="give an existing checkpoint, or --ckpt_path last for the newest complete one of the run",
             )
+        if Path(path).is_dir():
+            # Here, since that module builds on this one.
+            from lit_align.core.sharded_checkpoint import read_sharded
+
+            return read_sharded(Path(path))
         try:
             checkpoint: dict[str, Any] = torch.load(
                 path, map_location=map_location, weights_only=weights_only is not False

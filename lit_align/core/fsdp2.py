@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from lit_align.core.checkpoint_io import AtomicCheckpointIO, discard, is_complete, publish, temporary
 from lit_align.core.errors import ConfigError
-from lit_align.core.sharded_checkpoint import META, by_name, saved_names, split
+from lit_align.core.sharded_checkpoint import META, by_name, load, saved_names, split
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -154,10 +154,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert module is not None
         module.check_names(saved_names(folder))
         # Shards share memory with the parameters, so reading into them is loading.
-        dcp.load({"state_dict": module.state_dict()}, checkpoint_id=folder)
+        load({"state_dict": module.state_dict()}, folder)
         for index, optimizer in enumerate(self.optimizers):
             state = {f"optimizer_{index}": get_optimizer_state_dict(module, optimizer)}
-            dcp.load(state, checkpoint_id=folder)
+            load(state, folder)
             set_optimizer_state_dict(module, optimizer, state[f"optimizer_{index}"])
         meta: dict[str, Any] = torch.load(folder / META, weights_only=weights_only is not False)
         return meta

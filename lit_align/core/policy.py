@@ -35,6 +35,7 @@ __all__ = [
     "head_of",
     "load_base",
     "load_tokenizer",
+    "peft_is_quiet",
 ]
 
 
@@ -144,7 +145,7 @@ def load_base(spec: PolicySpec, device: torch.device) -> nn.Module:
 def _merge(spec: PolicySpec, base: nn.Module) -> nn.Module:
     from peft import PeftModel
 
-    with explained(spec.name, what="adapter"), _peft_is_quiet():
+    with explained(spec.name, what="adapter"), peft_is_quiet():
         adapted = PeftModel.from_pretrained(base, spec.name, revision=spec.revision)
         merged = adapted.merge_and_unload()
     return merged.requires_grad_(True)
@@ -243,7 +244,7 @@ def _add_adapters(model: nn.Module, spec: LoRASpec, head: str) -> nn.Module:
 
     targets = spec.target_modules
     tied = bool(getattr(cast(Any, model).config, "tie_word_embeddings", False))
-    with explained(type(model).__name__, what="adapter"), _peft_is_quiet():
+    with explained(type(model).__name__, what="adapter"), peft_is_quiet():
         config = LoraConfig(
             task_type=TaskType.SEQ_CLS if head == "reward" else TaskType.CAUSAL_LM,
             r=spec.r,
@@ -259,7 +260,7 @@ def _add_adapters(model: nn.Module, spec: LoRASpec, head: str) -> nn.Module:
 
 
 @contextmanager
-def _peft_is_quiet() -> Iterator[None]:
+def peft_is_quiet() -> Iterator[None]:
     """PEFT asks transformers for a property by its old name; that is no concern of the user's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lit_align.core.checkpoint_io import publish, temporary
 from lit_align.core.errors import ConfigError
-from lit_align.core.policy import build_policy, exported_config, load_base
+from lit_align.core.policy import build_policy, exported_config, load_base, peft_is_quiet
 from lit_align.core.policy_spec import DtypeName, PolicySpec
 from lit_align.core.pretrained import adapter_base, load_tokenizer
 
@@ -179,7 +179,7 @@ def _untie_adapted_head(model: Any) -> None:
     layer = getattr(head, "base_layer", None)
     if layer is None or layer.weight is not getattr(embedding, "base_layer", embedding).weight:
         return
-    layer.weight = nn.Parameter(layer.weight.detach().clone())
+    pass
     model.config.tie_word_embeddings = False
 
 
@@ -261,7 +261,8 @@ def _reload(spec: PolicySpec, folder: Path, device: torch.device) -> nn.Module:
     from peft import PeftModel
 
     base = load_base(spec, device)
-    return cast(nn.Module, PeftModel.from_pretrained(base, folder)).eval()
+    with peft_is_quiet():
+        return cast(nn.Module, PeftModel.from_pretrained(base, folder)).eval()
 
 
 @contextmanager

@@ -1,11 +1,16 @@
 """Checkpoints of sharded models: a folder to which every rank writes its own part.
 
 The folder holds torch's distributed checkpoint (weights and optimiser state) and `meta.pt` (all the rest, written by
-rank 0). It appears under its name only when it is complete. All ranks must see the same file system.
+rank 0). All ranks must see the same file system. Torch describes the parts in a pickle; like everything else in a
+checkpoint it is read without running any code that it may hold.
 """
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,21 @@ def split(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     parts = {_WEIGHTS: meta.pop(_WEIGHTS)}
     parts |= {f"optimizer_{index}": state for index, state in enumerate(meta.pop("optimizer_states", []))}
     return parts, meta
+
+
+def load(parts: dict[str, Any], folder: Path, *, alone: bool = False) -> None:
+    """Read a sharded checkpoint into the tensors of `parts`, in place; other entries are replaced.
+
+    Args:
+        parts: what to read; on ranks of a group each its own shards.
+        folder: the checkpoint.
+        alone: read without a process group.
+
+    Raises:
+        ConfigError: the checkpoint holds more than tensors and plain types.
+    """
+    with _refusing_code(folder):
+        dcp.load(parts, storage_reader=_Reader(folder), planner=_Planner(), no_dist=alone)
 
 
 def saved_names(folder: Path) -> set[str]:
@@ -51,10 +71,10 @@ def read_sharded(folder: Path, *, weights_only: bool = False) -> dict[str, Any]:
             got=str(folder),
             fix="give a folder that the strategy fsdp2 has written, or an earlier one if the last was cut off",
         )
-    described = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    described = _metadata(folder).state_dict_metadata
     paths = {key: path for key, path in _paths(folder).items() if not weights_only or path[0] == _WEIGHTS}
     flat = {key: _placeholder(described[key]) for key in paths}
-    dcp.load(flat, checkpoint_id=folder, no_dist=True)
+    load(flat, folder, alone=True)
     parts = _unflatten({path: flat[key] for key, path in paths.items()})
     checkpoint: dict[str, Any] = torch.load(folder / META, weights_only=True)
     checkpoint[_WEIGHTS] = parts[_WEIGHTS]
@@ -96,9 +116,14 @@ def _renamed(state: dict[str, Any], names: dict[Any, Any]) -> dict[str, Any]:
 
 def _paths(folder: Path) -> dict[str, tuple[Any, ...]]:
     """For each flat key of a distributed checkpoint, where it stood in the nested dictionary."""
-    metadata = dcp.FileSystemReader(folder).read_metadata()
-    assert metadata.planner_data is not None, "written with torch's default planner"
-    return dict(metadata.planner_data)
+    planner_data = _metadata(folder).planner_data
+    assert planner_data is not None, "written with torch's default planner"
+    return dict(planner_data)
+
+
+def _metadata(folder: Path) -> dcp.Metadata:
+    with _refusing_code(folder):
+        return _Reader(folder).read_metadata()
 
 
 def _placeholder(description: Any) -> Any:
@@ -117,3 +142,56 @@ def _unflatten(entries: dict[tuple[Any, ...], Any]) -> dict[str, Any]:
             place = place.setdefault(step, {})
         place[path[-1]] = value
     return nested
+
+
+# -------------------------------------------------------------------- reading without running code
+
+
+class _Reader(dcp.FileSystemReader):
+    """Reads the description of a checkpoint only if it is made of what torch describes checkpoints with."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> dcp.Metadata:
+        with (Path(self.path) / ".metadata").open("rb") as file:
+            _DescriptionUnpickler(file).load()
+        return super().read_metadata(*args, **kwargs)
+
+
+class _Planner(dcp.DefaultLoadPlanner):
+    """Takes entries that are not tensors only if `torch.load` would take them with `weights_only`."""
+
+    def load_bytes(self, read_item: dcp.planner.ReadItem, value: BytesIO) -> None:
+        torch.load(value, weights_only=True)
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
+class _DescriptionUnpickler(pickle.Unpickler):
+    """Knows the classes of a checkpoint's description and no others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {
+            ("pathlib", "PosixPath"),
+            ("pathlib", "WindowsPath"),
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        }
+        description = module == dcp.metadata.__name__ and isinstance(getattr(dcp.metadata, name, None), type)
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not (description or dtype or (module, name) in known):
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+@contextmanager
+def _refusing_code(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pickle.UnpicklingError, dcp.CheckpointException) as error:
+        if "UnpicklingError" not in repr(error) and "weights_only" not in str(error):
+            raise
+        raise ConfigError(
+            "the checkpoint holds Python objects that could run code when they are read",
+            got=f"{folder}: {str(error).splitlines()[0]}",
+            fix="use a checkpoint of lit-align",
+        ) from error

@@ -83,7 +83,7 @@ def _margin(fields: Fields) -> float | None:
     for better, worse in (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score")):
         if fields.has(better) and fields.has(worse) and not fields.has("margin"):
             margin = fields.number(better) - fields.number(worse)
-            if margin < -99:
+            if margin < 0:
                 fix = "swap chosen and rejected, or remove the row"
                 raise fields.error("the chosen response has the lower score", better, fix)
             return margin

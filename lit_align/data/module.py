@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +14,7 @@ from lit_align.core.errors import ConfigError
 from lit_align.core.pretrained import load_tokenizer
 from lit_align.data.batching import Budget, Size
 from lit_align.data.cache import default_folder
-from lit_align.data.canonical import CanonicalRow, Dropped
+from lit_align.data.canonical import CanonicalRow, Dropped, Format
 from lit_align.data.collate import Collator
 from lit_align.data.loader import BatchLoader, ResumableLoader, Run, TrainingLoader
 from lit_align.data.pipeline import Pipeline, Recipe, RowStream
@@ -23,8 +23,8 @@ from lit_align.data.sampler import ResumableBatchSampler
 from lit_align.data.splits import hold_out
 from lit_align.data.store import ExampleStore
 from lit_align.data.stream import StreamLoader, coverage_notes
-from lit_align.data.tokenise import OnOverlong, pad_id
 from lit_align.data.templates import resolve_template
+from lit_align.data.tokenise import OnOverlong, pad_id
 from lit_align.data.tokenizers import adjusted, end_tokens
 
 Split = Literal["train", "validation", "test", "predict"]
@@ -34,6 +34,15 @@ _STAGES: dict[str, tuple[Split, ...]] = {
     "test": ("test",),
     "predict": ("predict",),
 }
+
+
+class Preview(NamedTuple):
+    """What the first rows of a source look like."""
+
+    format: Format
+    rows: list[tuple[CanonicalRow, Example | Dropped]]
+    ends: frozenset[int]
+    """Tokens that end a turn."""
 
 
 class PreferenceDataModule(LightningDataModule):
@@ -149,6 +158,7 @@ class PreferenceDataModule(LightningDataModule):
         self.reports: dict[str, DataReport] = {}
         self._stores: dict[str, ExampleStore] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._given_method: LightningModule | None = None
         self._loader: TrainingLoader | None = None
         self._pending: dict[str, Any] | None = None
 
@@ -170,13 +180,7 @@ class PreferenceDataModule(LightningDataModule):
             DataError: the data cannot be used.
         """
         self._check_settings()
-        first = _STAGES[stage][0]
-        if self._source(first) is None:
-            raise ConfigError(
-                f"There are no data for '{stage}'.",
-                got=f"data.{first} is not set",
-                fix=f"Set data.{first} to a file, a folder or a name on the hub.",
-            )
+        self._required(_STAGES[stage][0])
         for split in _STAGES[stage]:
             if self._source(split) is not None and not self._streams(split):
                 self._stores[split] = self.examples(split)
@@ -202,8 +206,6 @@ class PreferenceDataModule(LightningDataModule):
         """
         if tokenizer is not None:
             self._tokenizer = adjusted(tokenizer, self.chat_template, self.eos_token)
-        if self._source(split) is None:
-            raise ConfigError(f"There are no '{split}' data.", got=f"data.{split} is not set", fix=f"Set data.{split}.")
         store = self._build(split, kind)
         if self._is_split() and split in ("train", "validation"):
             kept, held_out = hold_out(store.groups, self.val_split, self.split_seed)
@@ -212,12 +214,17 @@ class PreferenceDataModule(LightningDataModule):
             store = store.select(kept if split == "train" else held_out)
         return store
 
-    def preview(self, split: str = "train", rows: int = 3) -> list[tuple[CanonicalRow, Example | Dropped]]:
-        """The first rows of a split, as they are and as the model will see them; reads no more than these."""
-        source = self._source(split)
-        if source is None:
-            raise ConfigError(f"There are no '{split}' data.", got=f"data.{split} is not set", fix=f"Set data.{split}.")
-        return self.pipeline(self._kind(split)).first(source, rows)
+    def preview(self, split: str = "train", rows: int = 3, *, method: LightningModule | None = None) -> Preview:
+        """The first rows of a split, as they are and as the model will see them; reads no more than these.
+
+        Args:
+            split: train, validation, test or predict.
+            rows: how many.
+            method: what is to learn from them, where there is no trainer to ask.
+        """
+        self._given_method = method
+        pipeline = self.pipeline(self._kind(split))
+        return Preview(*pipeline.first(self._required(split), rows))
 
     def pipeline(self, kind: DataKind | None) -> Pipeline:
         """The way from rows to examples of a kind; None: of the kind that the data are."""
@@ -232,8 +239,7 @@ class PreferenceDataModule(LightningDataModule):
         )
 
     def _build(self, split: str, kind: DataKind | None = None) -> ExampleStore:
-        source = self._source(split)
-        assert source is not None
+        source = self._required(split)
         pipeline = self.pipeline(kind or self._kind(split))
         training = split == "train" or (split == "validation" and self._is_split())
         store, self.reports[split] = pipeline.cached(source, self.cache_dir, training=training)
@@ -265,8 +271,7 @@ class PreferenceDataModule(LightningDataModule):
         return self._loader
 
     def _stream_loader(self, run: Run, collate: Collator) -> StreamLoader:
-        source, trainer = self._source("train"), self.trainer
-        assert source is not None
+        source, trainer = self._required("train"), self.trainer
         assert trainer is not None
 
         def finished(report: DataReport) -> None:
@@ -381,7 +386,7 @@ class PreferenceDataModule(LightningDataModule):
         return min(self.recipe.max_length, self.tokenizer.model_max_length)
 
     def _method(self) -> LightningModule | None:
-        return self.trainer.lightning_module if self.trainer is not None else None
+        return self.trainer.lightning_module if self.trainer is not None else self._given_method
 
     def _kind(self, split: str) -> DataKind | None:
         return self.predict_kind if split == "predict" else getattr(self._method(), "data_kind", None)
@@ -397,6 +402,16 @@ class PreferenceDataModule(LightningDataModule):
 
     def _source(self, split: str) -> str | None:
         return self.sources["train" if split == "validation" and self._is_split() else split]
+
+    def _required(self, split: str) -> str:
+        source = self._source(split)
+        if source is None:
+            raise ConfigError(
+                f"There are no '{split}' data.",
+                got=f"data.{split} is not set",
+                fix=f"Set data.{split} to a file, a folder or a name on the hub.",
+            )
+        return source
 
     def _pins(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -117,12 +117,15 @@ class Pipeline:
         yield from steps.records(iterable)
         steps.checks.finish(training)
 
-    def first(self, source: str, count: int) -> list[tuple[CanonicalRow, Example | Dropped]]:
-        """The first rows of a source that get as far as the tokeniser, and what comes of them."""
+    def first(
+        self, source: str, count: int
+    ) -> tuple[Format, list[tuple[CanonicalRow, Example | Dropped]], frozenset[int]]:
+        """The format of a source, its first rows as they are and as examples, and the tokens that end a turn."""
         rows = read_rows(source, streaming=True)
         fmt = self.recognise(source, *peek(rows))
         steps = RowSteps(self, fmt, DataReport(source))
-        return list(steps.tokeniser.many(islice(steps.canonical(rows), count)))
+        first = list(steps.tokeniser.many(islice(steps.canonical(rows), count)))
+        return fmt, first, steps.tokeniser.specials.ends
 
     def recognise(self, source: str, columns: list[str], first_rows: list[dict[str, Any]]) -> Format:
         """What format a source has; checks that it fits what is to be learnt."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import NamedTuple
 
 from lit_align.data.render import Rendered, Span
@@ -21,7 +20,7 @@ class Specials(NamedTuple):
 
     bos: int | None
     eos: int
-    ends: Collection[int]
+    ends: frozenset[int]
     """Ids at which the model stops, EOS among them."""
 
 

@@ -107,12 +107,13 @@ class TestRoundTrips:
         policy = trained(tiny_model_dir, lora=LORA, quantization=QuantizationSpec())
         assert save_policy(policy, tokenizer, tmp_path / "out", merge=False).largest_change < 5e-5
 
-    @pytest.mark.parametrize("quantization", [None, QuantizationSpec()])
-    @pytest.mark.parametrize("lora", [None, LORA])
-    def test_reward_models(self, lora, quantization, tiny_model_dir, tokenizer, tmp_path):
-        if quantization is not None and lora is None:
-            pytest.skip("4-bit weights are not trained themselves")
-        policy = trained(tiny_model_dir, head="reward", lora=lora, quantization=quantization)
+    @pytest.mark.parametrize(
+        "settings",
+        [{}, {"lora": LORA}, {"lora": LORA, "quantization": QuantizationSpec()}],
+        ids=["full", "lora", "nf4"],
+    )
+    def test_reward_models(self, settings, tiny_model_dir, tokenizer, tmp_path):
+        policy = trained(tiny_model_dir, head="reward", **settings)
         save_policy(policy, tokenizer, tmp_path / "out")
         plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
         torch.testing.assert_close(outputs(plain), outputs(policy), atol=5e-5, rtol=0)

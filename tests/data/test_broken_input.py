@@ -436,7 +436,7 @@ DROPS = {
         HH, {"chosen": "\n\nHuman: Hi", "rejected": "\n\nHuman: Hi\n\nAssistant: Go."}, None, "does not end",
     ),
     "a transcript that the assistant begins": (
-        HH, dict.fromkeys(("chosen", "rejected"), "\n\nAssistant: Hi\n\nHuman: a\n\nAssistant: b"), None, "does not end",
+        HH, {"chosen": "\n\nAssistant: Hi\n\nHuman: a\n\nAssistant: b"}, None, "does not end",
     ),
     "a transcript with an empty question": (HH, {"chosen": "\n\nHuman: \n\nAssistant: b"}, None, "does not end"),
     "a transcript with an empty answer": (HH, {"chosen": "\n\nHuman: Hi\n\nAssistant: "}, None, "empty"),

@@ -91,7 +91,12 @@ def total(tokeniser, event):
         ),
         (tk.LLAMA_2, "</s>", "<s>[INST] Hi [/INST]", " Yes. </s>"),
         (tk.GENERATION_TAGS, "</s>", "<s><|user|>\nHi\n<|assistant|>\n", "Yes.</s>"),
-        (tk.GEMMA, "</s>", "<s><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>assistant\n", "Yes.<end_of_turn></s>"),
+        (
+            tk.GEMMA,
+            "</s>",
+            "<s><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>assistant\n",
+            "Yes.<end_of_turn></s>",
+        ),
         (tk.NO_EOS, "</s>", "user: Hi\nassistant: ", "Yes.</s>"),
     ],
     ids=["bos", "chatml", "chatml-other-eos", "default-system", "llama-2", "generation-tags", "gemma", "no-eos"],
@@ -147,9 +152,9 @@ def test_all_assistant_turns_are_learnt(template, expected):
 def test_our_masks_are_those_of_generation_tags():
     tokenizer = tk.byte_tokenizer(tk.GENERATION_TAGS)
     example = make(tokenizer, SFT)(demonstration(*MULTI_TURN))
-    theirs = tokenizer.apply_chat_template(
-        list(MULTI_TURN), return_assistant_tokens_mask=True, return_dict=True
-    )["assistant_masks"]
+    theirs = tokenizer.apply_chat_template(list(MULTI_TURN), return_assistant_tokens_mask=True, return_dict=True)[
+        "assistant_masks"
+    ]
     ours = [0] * example.prompt_lengths[0] + example.masks[0]
     # The template writes a newline after the last EOS, which we cut off.
     assert ours == theirs[: len(ours)]
@@ -377,7 +382,11 @@ def test_pairs_of_equal_tokens_teach_nothing():
     # The template trims, so that what differs in the file is the same for the model.
     assert tokeniser(chat_pair(chosen="same", rejected="same ")) == Dropped(1, IDENTICAL_TOKENS)
     row = CanonicalRow(
-        2, [user("q")], [[assistant(t)] for t in ("a", "b", "b ")], pairs=[(0, 1), (1, 2), (0, 2)], margins=[1.0, 2.0, 3.0]
+        2,
+        [user("q")],
+        [[assistant(t)] for t in ("a", "b", "b ")],
+        pairs=[(0, 1), (1, 2), (0, 2)],
+        margins=[1.0, 2.0, 3.0],
     )
     example = tokeniser(row)
     assert example.pairs == [(0, 1), (0, 2)]
@@ -474,7 +483,7 @@ def test_real_transcripts(shared_dir):
         max_length=256,
     )
     tokenizer = module.tokenizer
-    rows = module.preview("train", 40)
+    rows = module.preview("train", 40).rows
     kept = [example for _, example in rows if isinstance(example, Example)]
     assert len(kept) >= 35
     for example in kept:

@@ -1,0 +1,116 @@
+"""`lit-align preview`: the first rows as the model will see them, without a GPU and without a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, cast
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from lit_align.cli import LitAlignCLI
+from lit_align.core.batch import Example
+from lit_align.data.canonical import Dropped
+from lit_align.data.module import PreferenceDataModule, Preview
+
+_STYLES = {True: "bold green", False: "dim"}
+_OPEN, _CLOSE = "[[", "]]"
+"""Stand around what is learnt where there are no colours."""
+
+
+def main(argv: list[str]) -> None:
+    """Print the format, the template and the first rows of a configuration's data.
+
+    Args:
+        argv: `--config` and the options of `lit-align fit`; `--rows` and `--split` besides.
+    """
+    cli = _PreviewCLI(argv)
+    data = cast(PreferenceDataModule, cli.datamodule)
+    preview = data.preview(cli.config["split"], cli.config["rows"], method=cli.model)
+    show(preview, data.tokenizer, Console(highlight=False, soft_wrap=True))
+
+
+class _PreviewCLI(LitAlignCLI):
+    """Parses what `fit` parses; builds the data and the method, which holds no weights yet, and no Trainer."""
+
+    def __init__(self, argv: list[str]) -> None:
+        super().__init__(args=argv, run=False)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser of this name."""
+        return super().init_parser(**{**kwargs, "prog": "lit-align preview"})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The options of this tool."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--rows", type=int, default=3, help="how many rows to show")
+        parser.add_argument("--split", type=str, default="train", help="train, validation, test or predict")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Nothing: the settings may name devices that this machine does not have."""
+        return cast(Trainer, None)
+
+
+def show(preview: Preview, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
+    """Print a preview; what is learnt is coloured, or stands in double brackets."""
+    console.print(Text(preview.format.describe(), style="bold"))
+    if tokenizer.chat_template is not None:
+        console.print(Text("\nchat template", style="bold"))
+        console.print(Text(str(tokenizer.chat_template)))
+    ends = ", ".join(repr(tokenizer.decode([token])) for token in sorted(preview.ends))
+    console.print(Text(f"\na turn ends with {ends}; learnt: ", style="bold").append(_mark("like this", True, console)))
+    for row, example in preview.rows:
+        console.print(Text(f"\nrow {row.row}", style="bold"))
+        if isinstance(example, Dropped):
+            console.print(Text(f"  dropped: {example.reason}", style="red"))
+            continue
+        for number in range(len(example.ids)):
+            console.print(Text(_caption(example, number), style="cyan"))
+            console.print(_coloured(example, number, tokenizer, console))
+
+
+def _caption(example: Example, number: int) -> str:
+    prompt, length = example.prompt_lengths[number], len(example.ids[number])
+    roles = [
+        f"{role} in pair {pair}" if len(example.pairs) > 1 else role
+        for pair, members in enumerate(example.pairs, start=1)
+        for role, member in zip(("chosen", "rejected"), members, strict=True)
+        if member == number
+    ]
+    if example.label is not None:
+        roles = ["desirable" if example.label else "undesirable"]
+    name = ", ".join(roles) or "text"
+    return f"  {name}: prompt {prompt} tokens, completion {length - prompt}, learnt {sum(_scored(example, number))}"
+
+
+def _scored(example: Example, number: int) -> list[bool]:
+    prompt, length = example.prompt_lengths[number], len(example.ids[number])
+    mask = [1] * (length - prompt) if example.masks is None else example.masks[number]
+    return [False] * prompt + [bool(value) for value in mask]
+
+
+def _coloured(example: Example, number: int, tokenizer: PreTrainedTokenizerBase, console: Console) -> Text:
+    text = Text("  ")
+    for scored, words in _runs(example.ids[number], _scored(example, number), tokenizer):
+        text.append(_mark(words, scored, console))
+    return text
+
+
+def _runs(ids: list[int], scored: list[bool], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
+    """The text in stretches that are learnt or not; decoded from the start, since tokens depend on what is before."""
+    end, before = 0, ""
+    for value, group in groupby(scored):
+        end += len(list(group))
+        after = str(tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
+        yield value, after[len(before) :]
+        before = after
+
+
+def _mark(words: str, scored: bool, console: Console) -> Text:
+    if scored and console.color_system is None:
+        words = f"{_OPEN}{words}{_CLOSE}"
+    return Text(words, style=_STYLES[scored])
