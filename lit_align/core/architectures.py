@@ -30,8 +30,9 @@ def supports_segments(config: PretrainedConfig) -> str | None:
         config: of the model.
     """
     name = config.model_type
-    reads_forward = getattr(config, "is_causal", True) and getattr(config, "is_decoder", None) is not False
-    if config.is_encoder_decoder or not reads_forward:
+    # GPT-NeoX calls itself no decoder either, and is one.
+    encoder = getattr(config, "is_decoder", None) is False and not name.startswith("gpt_neox")
+    if encoder or config.is_encoder_decoder or not getattr(config, "is_causal", True):
         return f"{name} does not read from left to right only"
     if getattr(config, "use_bidirectional_attention", None):
         return f"{name} is set to bidirectional attention"

@@ -260,9 +260,9 @@ def _logit_shape(config: Any) -> tuple[float, float | None]:
 
 def _probe_examples(rows: Rows, pad_id: int | None) -> list[Example]:
     """Two short examples out of the tokens of `rows`, one of them with two responses."""
+    longest = int(rows.position_ids.max()) + 1
     tokens = [token for token in rows.input_ids.flatten()[:_PROBE_TOKENS].tolist() if token != pad_id] or [0]
-    while len(tokens) < 8:
-        tokens = tokens + tokens
+    tokens = (tokens * 4)[: max(4, min(longest, _PROBE_TOKENS))]
     half, quarter = len(tokens) // 2, len(tokens) // 4
     prompt, first, second = tokens[:half], tokens[half:], tokens[-quarter:][::-1]
     return [

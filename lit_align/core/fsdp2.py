@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import (
@@ -18,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import FSDPModule
 
 from lit_align.core.checkpoint_io import AtomicCheckpointIO, discard, is_complete, publish, temporary
@@ -124,7 +124,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             partial.mkdir(parents=True)
         self.barrier()
         parts, meta = split(checkpoint)
-        dcp.save(parts, checkpoint_id=partial)
+        save(parts, checkpoint_id=partial)
         if self.is_global_zero:
             torch.save(meta, partial / META)
             publish(partial, path)
@@ -170,7 +170,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         module.check_names(set(weights))
         options = StateDictOptions(full_state_dict=True, strict=False)
         set_model_state_dict(module, weights, options=options)
-        states = checkpoint.pop("optimizer_states", [])
+        # Verbs that only evaluate build no optimiser.
+        states = checkpoint.pop("optimizer_states", [])[: len(self.optimizers)]
         for optimizer, state in zip(self.optimizers, states, strict=True):
             named = by_name(state, like=get_optimizer_state_dict(module, optimizer))
             set_optimizer_state_dict(module, optimizer, named, options=options)

@@ -15,13 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import metadata as description
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 
 from lit_align.core.checkpoint_io import is_complete
 from lit_align.core.errors import ConfigError
 
 META = "meta.pt"
 _WEIGHTS = "state_dict"
+_OTHER_CLASSES = {
+    ("pathlib", "PosixPath"),
+    ("pathlib", "WindowsPath"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+}
+"""What a checkpoint's description holds besides the classes made for it, and dtypes."""
 
 
 def split(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -44,7 +57,7 @@ def load(parts: dict[str, Any], folder: Path, *, alone: bool = False) -> None:
         ConfigError: the checkpoint holds more than tensors and plain types.
     """
     with _refusing_code(folder):
-        dcp.load(parts, storage_reader=_Reader(folder), planner=_Planner(), no_dist=alone)
+        load_parts(parts, storage_reader=_Reader(folder), planner=_Planner(), no_dist=alone)
 
 
 def saved_names(folder: Path) -> set[str]:
@@ -99,9 +112,7 @@ def by_name(state: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
         like: state of an optimiser with the same groups, keyed by name.
     """
     pairs = zip(state["param_groups"], like["param_groups"], strict=True)
-    names = {
-        old: new for theirs, mine in pairs for old, new in zip(theirs["params"], mine["params"], strict=True)
-    }
+    names = {old: new for theirs, mine in pairs for old, new in zip(theirs["params"], mine["params"], strict=True)}
     return _renamed(state, names)
 
 
@@ -121,15 +132,15 @@ def _paths(folder: Path) -> dict[str, tuple[Any, ...]]:
     return dict(planner_data)
 
 
-def _metadata(folder: Path) -> dcp.Metadata:
+def _metadata(folder: Path) -> description.Metadata:
     with _refusing_code(folder):
         return _Reader(folder).read_metadata()
 
 
-def _placeholder(description: Any) -> Any:
+def _placeholder(entry: description.STORAGE_TYPES) -> Any:
     """What torch reads a saved entry into: a tensor of its shape, anything else for other objects."""
-    if isinstance(description, dcp.metadata.TensorStorageMetadata):
-        return torch.empty(description.size, dtype=description.properties.dtype)
+    if isinstance(entry, description.TensorStorageMetadata):
+        return torch.empty(entry.size, dtype=entry.properties.dtype)
     return None
 
 
@@ -147,19 +158,19 @@ def _unflatten(entries: dict[tuple[Any, ...], Any]) -> dict[str, Any]:
 # -------------------------------------------------------------------- reading without running code
 
 
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     """Reads the description of a checkpoint only if it is made of what torch describes checkpoints with."""
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> dcp.Metadata:
+    def read_metadata(self, *args: Any, **kwargs: Any) -> description.Metadata:
         with (Path(self.path) / ".metadata").open("rb") as file:
             _DescriptionUnpickler(file).load()
         return super().read_metadata(*args, **kwargs)
 
 
-class _Planner(dcp.DefaultLoadPlanner):
+class _Planner(DefaultLoadPlanner):
     """Takes entries that are not tensors only if `torch.load` would take them with `weights_only`."""
 
-    def load_bytes(self, read_item: dcp.planner.ReadItem, value: BytesIO) -> None:
+    def load_bytes(self, read_item: ReadItem, value: BytesIO) -> None:
         torch.load(value, weights_only=True)
         value.seek(0)
         super().load_bytes(read_item, value)
@@ -169,16 +180,9 @@ class _DescriptionUnpickler(pickle.Unpickler):
     """Knows the classes of a checkpoint's description and no others."""
 
     def find_class(self, module: str, name: str) -> Any:
-        known = {
-            ("pathlib", "PosixPath"),
-            ("pathlib", "WindowsPath"),
-            ("torch", "Size"),
-            ("torch.serialization", "_get_layout"),
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-        }
-        description = module == dcp.metadata.__name__ and isinstance(getattr(dcp.metadata, name, None), type)
+        of_description = module == description.__name__ and isinstance(getattr(description, name, None), type)
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if not (description or dtype or (module, name) in known):
+        if not (of_description or dtype or (module, name) in _OTHER_CLASSES):
             raise pickle.UnpicklingError(f"{module}.{name}")
         return super().find_class(module, name)
 
@@ -187,11 +191,14 @@ class _DescriptionUnpickler(pickle.Unpickler):
 def _refusing_code(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (pickle.UnpicklingError, dcp.CheckpointException) as error:
-        if "UnpicklingError" not in repr(error) and "weights_only" not in str(error):
+    except (pickle.UnpicklingError, CheckpointException) as error:
+        # Torch gathers what went wrong on all ranks.
+        causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+        refused = next((cause for cause in causes if isinstance(cause, pickle.UnpicklingError)), None)
+        if refused is None:
             raise
         raise ConfigError(
             "the checkpoint holds Python objects that could run code when they are read",
-            got=f"{folder}: {str(error).splitlines()[0]}",
+            got=f"{folder}: {str(refused).splitlines()[0]}",
             fix="use a checkpoint of lit-align",
-        ) from error
+        ) from refused

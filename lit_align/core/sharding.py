@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -46,8 +47,8 @@ def reshard(scorer: nn.Module) -> None:
 
 def _tied(scorer: nn.Module) -> bool:
     """Whether the head's weight is the embedding's."""
-    model = getattr(scorer, "model", scorer)
+    model: Any = getattr(scorer, "model", scorer)
     if not hasattr(model, "get_input_embeddings"):
         return False
     head = model.get_output_embeddings()
-    return head is not None and head.weight is model.get_input_embeddings().weight
+    return head is not None and getattr(head, "weight", None) is model.get_input_embeddings().weight

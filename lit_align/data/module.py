@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from transformers import PreTrainedTokenizerBase
 
-from lit_align.core.batch import DataKind, Example, Layout
+from lit_align.core.batch import DataKind, Layout
 from lit_align.core.errors import ConfigError
 from lit_align.core.pretrained import load_tokenizer
-from lit_align.data.batching import Budget, Size
 from lit_align.data.cache import default_folder
-from lit_align.data.canonical import CanonicalRow, Dropped, Format
 from lit_align.data.collate import Collator
 from lit_align.data.loader import BatchLoader, ResumableLoader, Run, TrainingLoader
-from lit_align.data.pipeline import Pipeline, Recipe, RowStream
+from lit_align.data.loading import Batching
+from lit_align.data.pipeline import Pipeline, Preview, Recipe, RowStream
 from lit_align.data.report import DataReport, publish
-from lit_align.data.sampler import ResumableBatchSampler
 from lit_align.data.splits import hold_out
 from lit_align.data.store import ExampleStore
-from lit_align.data.stream import StreamLoader, coverage_notes
+from lit_align.data.stream import coverage_notes
 from lit_align.data.templates import resolve_template
 from lit_align.data.tokenise import OnOverlong, pad_id
 from lit_align.data.tokenizers import adjusted, end_tokens
@@ -34,15 +32,6 @@ _STAGES: dict[str, tuple[Split, ...]] = {
     "test": ("test",),
     "predict": ("predict",),
 }
-
-
-class Preview(NamedTuple):
-    """What the first rows of a source look like."""
-
-    format: Format
-    rows: list[tuple[CanonicalRow, Example | Dropped]]
-    ends: frozenset[int]
-    """Tokens that end a turn."""
 
 
 class PreferenceDataModule(LightningDataModule):
@@ -224,7 +213,7 @@ class PreferenceDataModule(LightningDataModule):
         """
         self._given_method = method
         pipeline = self.pipeline(self._kind(split))
-        return Preview(*pipeline.first(self._required(split), rows))
+        return pipeline.first(self._required(split), rows)
 
     def pipeline(self, kind: DataKind | None) -> Pipeline:
         """The way from rows to examples of a kind; None: of the kind that the data are."""
@@ -258,20 +247,31 @@ class PreferenceDataModule(LightningDataModule):
             epoch=lambda: trainer.fit_loop.epoch_progress.current.processed,
             device=trainer.strategy.root_device,
         )
-        collate = self._collator(self._kind("train"))
         if self._streams("train"):
-            self._loader = self._stream_loader(run, collate)
-            return self._loader
-        store = self._stores["train"]
-        sampler = self._sampler(store.sizes, "train")
-        self.reports["train"].notes += coverage_notes(sampler.left_out, sampler.repeated)
-        self._loader = ResumableLoader(
-            store, sampler, collate, run, num_workers=self.num_workers, pin_memory=self._pins()
-        )
+            self._loader = self._batching().stream(self._row_stream(), self._collator("train"), run)
+        else:
+            loader = self._batching().training(self._stores["train"], self._collator("train"), run)
+            self._loader = loader
+            self._report_coverage(loader)
         return self._loader
 
-    def _stream_loader(self, run: Run, collate: Collator) -> StreamLoader:
-        source, trainer = self._required("train"), self.trainer
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Held-out batches; every example once over all processes."""
+        return self._evaluation("validation") if "validation" in self._stores else []
+
+    def test_dataloader(self) -> BatchLoader:
+        """Test batches; every example once over all processes."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Batches of prompts, or of what `predict_kind` says."""
+        return self._evaluation("predict")
+
+    def _evaluation(self, split: str) -> BatchLoader:
+        return self._batching().evaluation(self._stores[split], self._collator(split))
+
+    def _row_stream(self) -> RowStream:
+        trainer = self.trainer
         assert trainer is not None
 
         def finished(report: DataReport) -> None:
@@ -279,60 +279,45 @@ class PreferenceDataModule(LightningDataModule):
             if trainer.is_global_zero:
                 publish({"train": report}, Path(trainer.default_root_dir))
 
-        stream = RowStream(self.pipeline(self._kind("train")), source, finished)
+        stream = RowStream(self.pipeline(self._kind("train")), self._required("train"), finished)
         if trainer.is_global_zero:
-            print(f"train: {source}: {stream.fmt.describe()}; streamed, the data report follows at its end", flush=True)
+            print(
+                f"train: {stream.source}: {stream.fmt.describe()}; streamed, its report follows at its end", flush=True
+            )
+        return stream
 
-        def sampler(sizes: list[Size], seed: str) -> ResumableBatchSampler:
-            return self._sampler(sizes, "train", seed=f"{self.seed}/{seed}")
+    def _report_coverage(self, loader: ResumableLoader) -> None:
+        """Say what an epoch leaves out or repeats, where that is anything."""
+        trainer, sampler = self.trainer, loader.batch_sampler
+        assert trainer is not None
+        notes = coverage_notes(sampler.left_out, sampler.repeated)
+        report = self.reports["train"]
+        if notes and not set(notes) <= set(report.notes):
+            report.notes += notes
+            if trainer.is_global_zero:
+                publish({"train": report}, Path(trainer.default_root_dir))
 
-        settings = (self.batch_size, self.max_tokens_per_batch, self.bucket, self.shuffle, self.seed, self.drop_last)
-        order = f"{settings}/{self._ranks()[1]}/{stream.pipeline.recipe}"
-        return StreamLoader(stream, sampler, collate, run, buffer=self.stream_buffer, order=order)
-
-    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Held-out batches; every example once over all processes."""
-        return self._evaluation_loader("validation") if "validation" in self._stores else []
-
-    def test_dataloader(self) -> BatchLoader:
-        """Test batches; every example once over all processes."""
-        return self._evaluation_loader("test")
-
-    def predict_dataloader(self) -> BatchLoader:
-        """Batches of prompts, or of what `predict_kind` says."""
-        return self._evaluation_loader("predict")
-
-    def _evaluation_loader(self, split: str) -> BatchLoader:
-        store = self._stores[split]
-        return BatchLoader(
-            store,
-            self._sampler(store.sizes, split),
-            self._collator(self._kind(split)),
-            num_workers=self.num_workers,
-            pin_memory=self._pins(),
-        )
-
-    def _sampler(self, sizes: list[Size], split: str, seed: str = "") -> ResumableBatchSampler:
-        training = split == "train"
-        rank, world_size = self._ranks()
-        return ResumableBatchSampler(
-            sizes,
-            Budget(self.batch_size, self.max_tokens_per_batch, self._layout()),
-            rank=rank,
-            world_size=world_size,
-            seed=seed or self.seed,
-            shuffle=self.shuffle and training,
+    def _batching(self) -> Batching:
+        trainer = self.trainer
+        assert trainer is not None
+        ranks = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        return Batching(
+            batch_size=self.batch_size,
+            max_tokens_per_batch=self.max_tokens_per_batch,
             bucket=self.bucket,
-            remainder="join" if not training else "drop" if self.drop_last else "wrap",
+            shuffle=self.shuffle,
+            seed=self.seed,
+            drop_last=self.drop_last,
+            num_workers=self.num_workers,
+            stream_buffer=self.stream_buffer,
+            layout=self._layout(),
+            rank=ranks["rank"],
+            world_size=ranks["num_replicas"],
+            pin_memory=trainer.strategy.root_device.type == "cuda",
         )
 
-    def _ranks(self) -> tuple[int, int]:
-        """Rank and number of the processes that read different data."""
-        ranks = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
-        return (0, 1) if ranks is None else (ranks["rank"], ranks["num_replicas"])
-
-    def _collator(self, kind: DataKind | None) -> Collator:
-        method = self._method()
+    def _collator(self, split: str) -> Collator:
+        method, kind = self._method(), self._kind(split)
         assert kind is not None, "loaders are made for a method"
         return Collator(
             kind,
@@ -412,9 +397,6 @@ class PreferenceDataModule(LightningDataModule):
                 fix=f"Set data.{split} to a file, a folder or a name on the hub.",
             )
         return source
-
-    def _pins(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def _check_settings(self) -> None:
         if self.streaming and self._is_split():

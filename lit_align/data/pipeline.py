@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
@@ -52,6 +52,15 @@ class Recipe:
     train_on: Literal["last", "all"] = "all"
     as_chat: bool = False
     separator: str = ""
+
+
+class Preview(NamedTuple):
+    """What the first rows of a source look like."""
+
+    format: Format
+    rows: list[tuple[CanonicalRow, Example | Dropped]]
+    ends: frozenset[int]
+    """Tokens that end a turn."""
 
 
 class Pipeline:
@@ -117,15 +126,13 @@ class Pipeline:
         yield from steps.records(iterable)
         steps.checks.finish(training)
 
-    def first(
-        self, source: str, count: int
-    ) -> tuple[Format, list[tuple[CanonicalRow, Example | Dropped]], frozenset[int]]:
-        """The format of a source, its first rows as they are and as examples, and the tokens that end a turn."""
+    def first(self, source: str, count: int) -> Preview:
+        """The first rows of a source that get as far as the tokeniser, and what comes of them."""
         rows = read_rows(source, streaming=True)
         fmt = self.recognise(source, *peek(rows))
         steps = RowSteps(self, fmt, DataReport(source))
         first = list(steps.tokeniser.many(islice(steps.canonical(rows), count)))
-        return fmt, first, steps.tokeniser.specials.ends
+        return Preview(fmt, first, steps.tokeniser.specials.ends)
 
     def recognise(self, source: str, columns: list[str], first_rows: list[dict[str, Any]]) -> Format:
         """What format a source has; checks that it fits what is to be learnt."""

@@ -182,6 +182,6 @@ def _summary(checkpoint: Path, saved: SavedPolicy, model: nn.Module) -> str:
     what = whole if saved.merged else "adapters only"
     return (
         f"{checkpoint} -> {saved.folder} ({what})\n"
-        f"read back: largest change of a log-probability or score {saved.largest_change:.2g} "
-        f"(tolerance {saved.tolerance:.2g})"
+        f"read back: largest change of a log-probability or score {saved.largest_change:.2g}, "
+        f"mean {saved.mean_change:.2g} (tolerance {saved.tolerance:.2g})"
     )

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from lit_align.cli import LitAlignCLI
 from lit_align.core.batch import Example
 from lit_align.data.canonical import Dropped
-from lit_align.data.module import PreferenceDataModule, Preview
+from lit_align.data.module import PreferenceDataModule
+from lit_align.data.pipeline import Preview
 
 _STYLES = {True: "bold green", False: "dim"}
 _OPEN, _CLOSE = "[[", "]]"
@@ -69,11 +70,11 @@ def show(preview: Preview, tokenizer: PreTrainedTokenizerBase, console: Console)
             console.print(Text(f"  dropped: {example.reason}", style="red"))
             continue
         for number in range(len(example.ids)):
-            console.print(Text(_caption(example, number), style="cyan"))
+            console.print(Text(_caption(example, number, preview.ends), style="cyan"))
             console.print(_coloured(example, number, tokenizer, console))
 
 
-def _caption(example: Example, number: int) -> str:
+def _caption(example: Example, number: int, ends: frozenset[int]) -> str:
     prompt, length = example.prompt_lengths[number], len(example.ids[number])
     roles = [
         f"{role} in pair {pair}" if len(example.pairs) > 1 else role
@@ -84,7 +85,9 @@ def _caption(example: Example, number: int) -> str:
     if example.label is not None:
         roles = ["desirable" if example.label else "undesirable"]
     name = ", ".join(roles) or "text"
-    return f"  {name}: prompt {prompt} tokens, completion {length - prompt}, learnt {sum(_scored(example, number))}"
+    end = "ends its turn" if example.ids[number][-1] in ends else "its end was cut off"
+    learnt = sum(_scored(example, number))
+    return f"  {name}: prompt {prompt} tokens, completion {length - prompt}, of these learnt {learnt}; {end}"
 
 
 def _scored(example: Example, number: int) -> list[bool]:

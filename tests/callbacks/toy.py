@@ -47,10 +47,11 @@ class ToyReference(Reference):
 class ToyModule(LightningModule):
     """DPO on vectors: what stands for a log-probability is the output of a small network with dropout."""
 
-    def __init__(self, poison: dict[int, float] | None = None, lr: float = 1e-2) -> None:
+    def __init__(self, poison: dict[int, float] | None = None, dropout: float = 0.2) -> None:
         super().__init__()
         self.poison = poison or {}
-        self.lr = lr
+        """Factors on the losses of some rows."""
+        self.dropout = dropout
         self.policy: nn.Module
         self.reference: Reference | None = None
         self.reference_will_refresh = False
@@ -62,7 +63,7 @@ class ToyModule(LightningModule):
             return
         with torch.random.fork_rng():
             torch.manual_seed(3)
-            self.policy = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
+            self.policy = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(self.dropout), nn.Linear(8, 1))
         self.reference = ToyReference()
         self.reference.build(self.policy, None)
         if self._device_mesh is not None:
@@ -79,8 +80,7 @@ class ToyModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         values, chosen, margins = self._values(batch)
-        for row, factor in self.poison.items():
-            values = torch.where(batch["row"] == row, values * factor, values)
+        values = values * torch.tensor([self.poison.get(row, 1.0) for row in batch["row"].tolist()])
         loss = values.mean()
         self.losses.append(loss.item())
         metrics = {"logps/chosen": chosen.mean().item(), "rewards/margins": margins.mean().item()}
@@ -93,7 +93,7 @@ class ToyModule(LightningModule):
         self.log("val/loss", self._values(batch)[0].mean())
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.policy.parameters(), self.lr)
+        optimizer = torch.optim.AdamW(self.policy.parameters(), 1e-2)
         scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=40)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

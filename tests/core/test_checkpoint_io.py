@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.launch import RankError, launch
 
 from lit_align.core.checkpoint_io import AtomicCheckpointIO, discard, is_complete, publish, remove_stale, temporary
 from lit_align.core.errors import ConfigError
+from tests.launch import RankError, launch
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError, DataError
 from lit_align.data.canonical import CanonicalRow, Dropped

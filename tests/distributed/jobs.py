@@ -189,9 +189,7 @@ class Data(L.LightningDataModule):
             return batch
         # The real collator mismatches within a micro-batch. Here the partner is fixed, so that the same rows are
         # mismatched however examples are dealt to ranks.
-        partners = [
-            partner(example) for example in drawn.examples if not self.job.lonely_rank or example.row % 4 < 2
-        ]
+        partners = [partner(example) for example in drawn.examples if not self.job.lonely_rank or example.row % 4 < 2]
         return batch._replace(kl_rows=build_rows(partners, module.resolved_layout) if partners else None)
 
 
