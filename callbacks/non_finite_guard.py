@@ -72,10 +72,13 @@ class NonFiniteGuard(Callback):
         fine = losses_finite and gradients_finite
         if trainer.strategy.reduce_boolean_decision(fine, all=True):
             self._in_a_row = 0
-            return
-        if self.action == "stop" or self._in_a_row >= self.patience:
+        elif self.action == "stop" or self._in_a_row >= self.patience:
             raise self._error(trainer, pl_module, window, gradients_finite)
-        self._skip(trainer, pl_module, optimizer, window)
+        else:
+            self._skip(trainer, optimizer, window)
+        if self.skipped:
+            # At every step: Lightning would repeat an earlier value anyway, but not after a restart.
+            pl_module.log("skipped_steps", float(self.skipped))
 
     def state_dict(self) -> dict[str, Any]:
         """How many steps were skipped."""
@@ -85,9 +88,7 @@ class NonFiniteGuard(Callback):
         """Go on from `state_dict`."""
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
-    def _skip(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, window: list[_MicroBatch]
-    ) -> None:
+    def _skip(self, trainer: Trainer, optimizer: Optimizer, window: list[_MicroBatch]) -> None:
         # An optimiser passes over parameters without gradient: neither weights nor moments change.
         optimizer.zero_grad(set_to_none=True)
         self.skipped += 1
@@ -97,14 +98,15 @@ class NonFiniteGuard(Callback):
             f"Step {trainer.global_step + 1} was left out, its loss or gradient is not finite ({rows}). "
             f"Skipped so far: {self.skipped}."
         )
-        pl_module.log("skipped_steps", float(self.skipped))
 
     def _error(
         self, trainer: Trainer, pl_module: LightningModule, window: list[_MicroBatch], gradients_finite: bool
     ) -> NonFiniteError:
         found = _gather(trainer, _describe(window))
         if not gradients_finite:
-            found += f"; gradients not finite in {_shortened(_culprits(pl_module), 'parameters')}"
+            names = _culprits(pl_module)
+            where = _shortened(names, "parameters") if names else "the shards of another rank"
+            found += f"; gradients not finite in {where}"
         after = f" after {self._in_a_row} skipped steps in a row" if self._in_a_row else ""
         return NonFiniteError(
             f"the loss or its gradient is not finite at optimiser step {trainer.global_step + 1}{after}",

@@ -29,7 +29,7 @@ from lit_align.trainer import AlignTrainer
 for _name in lit_align.callbacks.__all__:
     getattr(lit_align.callbacks, _name)
 
-_WARNINGS = (".*LeafSpec.*", ".*module.* in eval mode.*", ".*does not have many workers.*", ".*_dataloader` to estimate.*")
+_WARNINGS = (".*LeafSpec.*", ".*module.* in eval mode.*", ".*does not have many workers.*")
 _ADVICE = ("Tip: For seamless", "`weights_only` was not set", "TPU available", "_dataloader` to estimate")
 
 _SECTIONS = ("seed_everything", "model", "data", "trainer")
@@ -64,6 +64,9 @@ class LitAlignCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        # Classes of the user's own; last, so that no file here hides a library.
+        sys.path.append(os.getcwd())
+        _silence_noise()
         super().__init__(
             model_class=AlignmentModule,
             datamodule_class=PreferenceDataModule,
@@ -144,7 +147,7 @@ class LitAlignCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except ConfigError:
             raise
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
             raise ConfigError(
                 "the Trainer cannot be built", got=str(error), fix="change trainer: in the configuration"
             ) from error
@@ -221,9 +224,6 @@ def main(argv: list[str]) -> None:
     Args:
         argv: the verb and its options.
     """
-    # Classes of the user's own; last, so that no file here hides a library.
-    sys.path.append(os.getcwd())
-    _silence_noise()
     LitAlignCLI(argv)
 
 

@@ -259,16 +259,7 @@ def _varlen_options(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
 ) -> dict[str, Any] | None:
     """Arguments for torch's variable-length attention, or None where it cannot serve."""
-    size = query.shape[-1]
-    usable = (
-        query.is_cuda
-        and _compute_dtype(query) in (torch.float16, torch.bfloat16)
-        and size % 8 == 0
-        and size <= _MAX_FLASH_HEAD_DIM
-        and value.shape[-1] == size
-        and _has_flash_attention(query.device)
-    )
-    if not usable:
+    if not _serves_varlen(query, value):
         return None
     known = _varlen_arguments()
     options: dict[str, Any] = {}
@@ -280,11 +271,23 @@ def _varlen_options(
         return None
     if "scale" in known:
         options["scale"] = scaling
-    elif scaling != size**-0.5:
+    elif scaling != query.shape[-1] ** -0.5:
         return None
     if "enable_gqa" in known and key.shape[1] != query.shape[1]:
         options["enable_gqa"] = True
     return options
+
+
+def _serves_varlen(query: Tensor, value: Tensor) -> bool:
+    size = query.shape[-1]
+    return (
+        query.is_cuda
+        and _compute_dtype(query) in (torch.float16, torch.bfloat16)
+        and size % 8 == 0
+        and size <= _MAX_FLASH_HEAD_DIM
+        and value.shape[-1] == size
+        and _has_flash_attention(query.device)
+    )
 
 
 @lru_cache

@@ -154,7 +154,9 @@ class AlignmentModule(LightningModule, ABC):
         """Build the policy and its reference; called again by validate and test, when there is nothing to do."""
         if hasattr(self, "policy"):
             return
-        model = build_policy(self.policy_spec, device=torch.device("cpu"))
+        # Weights in 4 bits are packed where they will be used; others are loaded on the host and then moved or sharded.
+        quantised = self.policy_spec.quantization is not None
+        model = build_policy(self.policy_spec, self.trainer.strategy.root_device if quantised else "cpu")
         self.resolved_layout = resolve_layout(self.layout, model.config)
         self.policy = RewardScorer(model) if self.head == "reward" else Scorer(model)
         if self.needs_reference:
@@ -172,11 +174,6 @@ class AlignmentModule(LightningModule, ABC):
             if self.reference is not None:
                 self.reference.shard(self._device_mesh["data_parallel"])
         self.policy.train()
-
-    def train(self, mode: bool = True) -> AlignmentModule:
-        """Switch the policy; a reference stays in evaluation mode (see `Reference.train`)."""
-        super().train(mode)
-        return self
 
     def _warn_of_low_precision(self) -> None:
         full = self.policy_spec.lora is None
@@ -345,23 +342,16 @@ class AlignmentModule(LightningModule, ABC):
         """What training changes: the policy (its adapters only, if it has any) and a reference that is refreshed."""
         state = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
-        return {name: value for name, value in state.items() if self._is_saved(name.removeprefix(prefix))}
+        changing = self.reference if self.reference is not None and self.reference.is_state else None
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def _is_saved(self, name: str) -> bool:
-        if name.startswith("reference."):
-            return self.reference is not None and self.reference.is_state
-        if self.policy_spec.lora is None:
-            return True
-        return name in self._adapter_names
+        def is_saved(name: str) -> bool:
+            if name.startswith("reference."):
+                return changing is not None
+            whole = self.policy_spec.lora is None
+            return whole or name in trained or (changing is not None and changing.owns(name))
 
-    @property
-    def _adapter_names(self) -> set[str]:
-        keep_reference = self.reference is not None and self.reference.is_state
-        return {
-            name
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad or (keep_reference and self.reference.owns(name))  # type: ignore[union-attr]
-        }
+        return {name: value for name, value in state.items() if is_saved(name.removeprefix(prefix))}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save counters and the metrics of an unfinished accumulation window."""

@@ -88,7 +88,7 @@ class ExampleCache:
             return None
         return (store, report) if len(store) == meta["rows"] else None
 
-    def save(self, key: str, records: Iterable[Record], report: DataReport, settings: dict[str, Any]) -> ExampleStore:
+    def save(self, key: str, records: Iterable[Record], report: DataReport) -> ExampleStore:
         """Writes an entry in place of what stands there; `report` is complete once `records` are read."""
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.folder / f".{key}.{uuid.uuid4().hex}"
@@ -99,7 +99,6 @@ class ExampleCache:
                 "key": key,
                 "rows": rows,
                 "checksum": _hash_file(draft / _EXAMPLES),
-                "settings": settings,
                 "report": report.to_state(),
             }
             (draft / _META).write_text(json.dumps(meta), encoding="utf-8")

@@ -85,6 +85,7 @@ class Run:
         limit: tells the most micro-batches that an epoch will take; its last window ends there.
         restore: gives a state to start from, once; asked at the start of each epoch.
         epoch: tells the epoch; only streams ask, for others Lightning sets it.
+        count_anew: makes the trainer count the micro-batches of the epoch from 0; see `StreamLoader`.
         device: where ranks reduce their counts.
     """
 
@@ -94,9 +95,11 @@ class Run:
         limit: Callable[[], float] = lambda: float("inf"),
         restore: Callable[[], State | None] = lambda: None,
         epoch: Callable[[], int] = lambda: 0,
+        count_anew: Callable[[], None] = lambda: None,
         device: torch.device | None = None,
     ) -> None:
-        self.accumulation, self.limit, self.restore, self.epoch = accumulation, limit, restore, epoch
+        self.accumulation, self.limit, self.restore = accumulation, limit, restore
+        self.epoch, self.count_anew = epoch, count_anew
         self.device = device
 
 
@@ -164,7 +167,12 @@ class TrainingLoader(ABC):
                 if position > done:
                     self.position = position
                     yield batch._replace(window=counts)
+                    if position == done + 1:
+                        self.started(state)
         self.over = True
+
+    def started(self, state: State | None) -> None:
+        """Called when the second batch after `state` is asked for."""
 
     def _count(self, batches: Sequence[Batch]) -> Counts:
         """What the window's micro-batches hold on all ranks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -193,6 +194,8 @@ class PreferenceDataModule(LightningDataModule):
             ConfigError: there are no such data, or the settings do not fit them.
             DataError: the data cannot be used.
         """
+        if split in self._stores and kind is None and tokenizer is None:
+            return self._stores[split]
         if tokenizer is not None:
             self._tokenizer = adjusted(tokenizer, self.chat_template, self.eos_token)
         store = self._build(split, kind)
@@ -230,9 +233,24 @@ class PreferenceDataModule(LightningDataModule):
     def _build(self, split: str, kind: DataKind | None = None) -> ExampleStore:
         source = self._required(split)
         pipeline = self.pipeline(kind or self._kind(split))
-        training = split == "train" or (split == "validation" and self._is_split())
-        store, self.reports[split] = pipeline.cached(source, self.cache_dir, training=training)
+        store, self.reports[split] = pipeline.cached(source, self.cache_dir, training=self._trains(split))
         return store
+
+    # ---------------------------------------------------------------- cached reference values
+
+    def reference_splits(self) -> list[str]:
+        """Splits that training and validation read, and whose values can be cached."""
+        return [split for split in _STAGES["fit"] if split in self._stores]
+
+    def fingerprint(self, split: str) -> str:
+        """Changes with the rows of a split, the tokenizer, the template and the limits."""
+        source = self._required(split)
+        part = f"{self.val_split}/{self.split_seed}/{split}" if self._is_split() else ""
+        return f"{self.pipeline(self._kind(split)).key(source, training=self._trains(split))}/{part}"
+
+    def set_reference_logps(self, split: str, values: list[list[float]]) -> None:
+        """Attach a summed log-probability under the reference, nats, to every response of every example."""
+        self._stores[split].set_reference_logps(values)
 
     # ---------------------------------------------------------------- loaders
 
@@ -245,6 +263,7 @@ class PreferenceDataModule(LightningDataModule):
             limit=lambda: trainer.num_training_batches,
             restore=self._take_pending,
             epoch=lambda: trainer.fit_loop.epoch_progress.current.processed,
+            count_anew=trainer.fit_loop.epoch_loop.batch_progress.reset_on_run,
             device=trainer.strategy.root_device,
         )
         if self._streams("train"):
@@ -257,7 +276,10 @@ class PreferenceDataModule(LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Held-out batches; every example once over all processes."""
-        return self._evaluation("validation") if "validation" in self._stores else []
+        if "validation" in self._stores:
+            return self._evaluation("validation")
+        warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+        return []
 
     def test_dataloader(self) -> BatchLoader:
         """Test batches; every example once over all processes."""
@@ -381,6 +403,10 @@ class PreferenceDataModule(LightningDataModule):
 
     def _is_split(self) -> bool:
         return self.sources["validation"] is None and self.val_split != 0
+
+    def _trains(self, split: str) -> bool:
+        """Whether the source of a split is trained on, in part at least."""
+        return split == "train" or (split == "validation" and self._is_split())
 
     def _streams(self, split: str) -> bool:
         return self.streaming and split == "train"

@@ -101,20 +101,34 @@ class Pipeline:
             DataError: the data cannot be used.
             ConfigError: the settings do not fit the data.
         """
-        cache, settings = ExampleCache(folder), self._settings(source, training)
-        key = cache_key(settings)
+        cache, key = ExampleCache(folder), self.key(source, training=training)
         found = cache.load(key)
         if found is not None:
             store, report = found
             report.source = source
             return store, report
         report = DataReport(source)
-        store = cache.save(key, self.records(source, report, training=training), report, settings)
+        store = cache.save(key, self.records(source, report, training=training), report)
         return store, report
+
+    def key(self, source: str, *, training: bool = True) -> str:
+        """Names the examples of a source by everything that they depend on."""
+        return cache_key(
+            {
+                "data": fingerprint(source),
+                "tokenizer": tokenizer_fingerprint(self.tokenizer),
+                "template": hashlib.sha256(repr(self.tokenizer.chat_template).encode()).hexdigest(),
+                "end_tokens": sorted(self.end_tokens),
+                "kind": self.kind.value if self.kind else None,
+                "training": training,
+                "recipe": asdict(self.recipe),
+            }
+        )
 
     def records(self, source: str, report: DataReport, *, training: bool = True) -> Iterator[Record]:
         """Reads and tokenises a source row by row, counting in `report`; raises at its end if nothing is left."""
-        rows = read_rows(source)
+        # Local files are read once, so that no copy of them stays in the cache of `datasets`.
+        rows = read_rows(source, streaming=local_path(source) is not None)
         fmt = self.recognise(source, *peek(rows))
         report.format = fmt.describe()
         if self.recipe.convert is not None and self.kind is fmt.kind:
@@ -122,7 +136,7 @@ class Pipeline:
         steps = RowSteps(self, fmt, report)
         iterable: Iterable[dict[str, Any]] = rows
         if sys.stderr.isatty():
-            iterable = track(rows, f"tokenising {source}", total=len(rows))
+            iterable = track(rows, f"tokenising {source}", total=getattr(rows, "num_rows", None))
         yield from steps.records(iterable)
         steps.checks.finish(training)
 
@@ -195,19 +209,6 @@ class Pipeline:
         conversion = self.conversion(source, fmt)
         return self.kind or (conversion.target if conversion else fmt.kind)
 
-    def _settings(self, source: str, training: bool) -> dict[str, Any]:
-        """What the examples of a source depend on, as JSON values."""
-        template = self.tokenizer.chat_template
-        return {
-            "data": fingerprint(source),
-            "tokenizer": tokenizer_fingerprint(self.tokenizer),
-            "template": hashlib.sha256(repr(template).encode()).hexdigest(),
-            "end_tokens": sorted(self.end_tokens),
-            "kind": self.kind.value if self.kind else None,
-            "training": training,
-            "recipe": asdict(self.recipe),
-        }
-
 
 class RowSteps:
     """The steps of one source's rows: check, convert, tokenise, count.
@@ -255,14 +256,21 @@ class RowSteps:
 
 def fingerprint(source: str) -> str:
     """Changes with the data that a source stands for."""
-    path, at, split = Path(source).expanduser(), "", ""
-    if not path.exists():
-        name, at, split = source.rpartition("@")
-        path = Path(name or source).expanduser()
-    if path.exists():
-        return source_fingerprint(path) + at + split
-    # A name on the hub: the library knows the revision that it has read.
-    return str(read_rows(source)._fingerprint)
+    path = local_path(source)
+    if path is None:
+        # A name on the hub: the library knows the revision that it has read.
+        return str(read_rows(source)._fingerprint)
+    split = "" if path == Path(source).expanduser() else source.rpartition("@")[2]
+    return f"{source_fingerprint(path)}@{split}"
+
+
+def local_path(source: str) -> Path | None:
+    """The file or folder of a source, which may have a split behind its name; None for a name on the hub."""
+    for name in (source, source.rpartition("@")[0]):
+        path = Path(name).expanduser()
+        if name and path.exists():
+            return path
+    return None
 
 
 def _group(row: CanonicalRow) -> int:

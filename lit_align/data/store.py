@@ -80,11 +80,16 @@ def read_store(path: Path) -> ExampleStore:
 class ExampleStore(Sequence[Example]):
     """Examples by index, in the order of the data or a selection of it."""
 
-    def __init__(self, table: pa.Table, indices: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        table: pa.Table,
+        indices: Sequence[int] | None = None,
+        reference_logps: Sequence[Sequence[float]] | None = None,
+    ) -> None:
         self._table = table
         self._indices = indices
         self._columns = {name: table.column(name) for name in Example._fields}
-        self._reference_logps: Sequence[Sequence[float]] | None = None
+        self._reference_logps = reference_logps
 
     @classmethod
     def from_records(cls, records: Iterable[Record]) -> ExampleStore:
@@ -117,14 +122,16 @@ class ExampleStore(Sequence[Example]):
     def select(self, indices: Sequence[int]) -> ExampleStore:
         """The examples at `indices`, in that order."""
         places = indices if self._indices is None else [self._indices[i] for i in indices]
-        return ExampleStore(self._table, places)
+        known = self._reference_logps
+        return ExampleStore(self._table, places, None if known is None else [known[i] for i in indices])
 
-    def with_reference_logps(self, values: Sequence[Sequence[float]]) -> ExampleStore:
-        """The same examples with cached log-probabilities, one list per example and one value per response."""
+    def set_reference_logps(self, values: Sequence[Sequence[float]]) -> None:
+        """Attach cached log-probabilities, one list per example with a value per response.
+
+        In place, since a loader may hold this store already.
+        """
         assert len(values) == len(self), "one list per example"
-        store = ExampleStore(self._table, self._indices)
-        store._reference_logps = values
-        return store
+        self._reference_logps = values
 
     @property
     def groups(self) -> list[int]:

@@ -6,6 +6,7 @@ by every rank alike, so that ranks get equally many batches; a position in the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, cast
@@ -103,12 +104,24 @@ class StreamLoader(TrainingLoader):
             for indices in sampler
         ]
 
+    def started(self, state: State | None) -> None:
+        """Correct Lightning's count of batches after a checkpoint on the last batch of a pass.
+
+        It knows that an epoch is over by the length of the loader, which a stream does not have. The second batch
+        is asked for, to look ahead, just before the first one gets its number.
+        """
+        if self._ahead() and state is not None and state["position"] == 0:
+            self.run.count_anew()
+
+    def _ahead(self) -> int:
+        """Batches that Lightning has read ahead: one, to know the last when it comes, unless there is a limit."""
+        return int(math.isinf(self.run.limit()))
+
     def state_dict(self) -> State:
         """The position, and the window that the accumulation window there begins in."""
-        if self.over:
+        position = max(0, self.position - self._ahead())
+        if self.over or position >= self.run.limit():
             return {"position": 0, "epoch": self._epoch + 1, "window": [0, 0], "order": self.order}
-        # Lightning has read one batch ahead, to know the last one when it comes.
-        position = max(0, self.position - 1)
         first = position // self.run.accumulation() * self.run.accumulation()
         while len(self._bookmarks) > 1 and self._bookmarks[1].batch <= first:
             self._bookmarks.pop(0)

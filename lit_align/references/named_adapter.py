@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lit_align.core.batch import Rows
@@ -42,7 +43,9 @@ class NamedAdapter(Reference):
                 fix="add the LoRA or QLoRA callback, or use reference: frozen_copy",
             )
         (self._trained,) = model.active_adapters
-        model.add_adapter(_NAME, model.peft_config[self._trained])
+        # New adapters are drawn at random before the copy below; the run's own random numbers stay untouched.
+        with isolate_rng():
+            model.add_adapter(_NAME, model.peft_config[self._trained])
         self._policy = (policy,)
         for mine, theirs in self._pairs():
             mine.data.copy_(theirs.data)

@@ -30,7 +30,7 @@ _CHECKED = 4
 _TOLERANCE = 1e-3
 
 
-class ExampleStore(Protocol):
+class HasExamples(Protocol):
     """What the data module offers: its tokenised examples, what identifies them, and a place for cached values."""
 
     def reference_splits(self) -> list[str]:
@@ -50,12 +50,13 @@ class Precomputed(Reference):
     """Log-probabilities of every response under the initial policy, cached on disk or read from TRL's `ref_*` columns.
 
     Args:
-        cache_dir: folder of the cache; None for `~/.cache/lit_align/reference_logps`.
+        cache_dir: folder of the cache; None: `reference_logps` in `$LIT_ALIGN_CACHE` or the user's cache folder.
     """
 
     def __init__(self, cache_dir: str | None = None) -> None:
         super().__init__()
-        self.cache_dir = Path(cache_dir or "~/.cache/lit_align/reference_logps").expanduser()
+        user = os.environ.get("LIT_ALIGN_CACHE") or "~/.cache/lit_align"
+        self.cache_dir = Path(cache_dir or f"{user}/reference_logps").expanduser()
 
     def token_logps(self, rows: Rows) -> Tensor:
         """Refuse: there is no model to score `rows` with."""
@@ -78,13 +79,13 @@ class Precomputed(Reference):
         return SequenceLogps(cached, rows.response_lengths)
 
     @torch.no_grad()
-    def fill(self, store: ExampleStore, spec: PolicySpec, device: torch.device, layout: Layout) -> None:
+    def fill(self, data: HasExamples, spec: PolicySpec, device: torch.device, layout: Layout) -> None:
         """Score every example that has no value yet, or read the values that an earlier run left on disk.
 
         A cache is trusted only after some of its rows have been scored again.
 
         Args:
-            store: the data module.
+            data: the data module.
             spec: how the policy is built; the reference is the same without adapters.
             device: where to score.
             layout: layout of the rows.
@@ -92,14 +93,14 @@ class Precomputed(Reference):
         Raises:
             ConfigError: the cache on disk disagrees with the model.
         """
-        splits = [s for s in store.reference_splits() if any(e.reference_logps is None for e in store.examples(s))]
+        splits = [s for s in data.reference_splits() if any(e.reference_logps is None for e in data.examples(s))]
         if not splits:
             return
         scorer = Scorer(build_policy(dataclasses.replace(spec, lora=None), device)).to(device).eval()
         weights = _hash_weights(scorer)
         for split in splits:
-            examples = store.examples(split)
-            key = hashlib.sha256(f"{weights}:{store.fingerprint(split)}:{spec.dtype}".encode()).hexdigest()
+            examples = data.examples(split)
+            key = hashlib.sha256(f"{weights}:{data.fingerprint(split)}:{spec.dtype}".encode()).hexdigest()
             path = self.cache_dir / f"{key[:32]}.safetensors"
             if path.exists():
                 values = _split(load_file(path)["logps"], examples)
@@ -107,14 +108,14 @@ class Precomputed(Reference):
             else:
                 values = _score(scorer, examples, layout)
                 _save(values, path)
-            store.set_reference_logps(split, values)
+            data.set_reference_logps(split, values)
 
 
 def _hash_weights(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -199,6 +199,8 @@ def _generate_batch(
         generation_config=config,
         logits_processor=LogitsProcessorList([] if sampler is None else [sampler]),
         tokenizer=tokenizer,
+        # Weights are gathered, so ranks need not wait for each other; by default they would, token by token.
+        synced_gpus=False,
     )
     rows: list[list[int]] = output[:, width:].tolist()
     return rows

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import pkgutil
 import re
 from typing import NamedTuple
-
-from jsonargparse import auto_cli
 
 import lit_align.methods
 from lit_align.core.errors import ConfigError
@@ -98,15 +97,9 @@ def as_text(methods: list[Method]) -> str:
     )
 
 
-def methods(markdown: bool = False) -> None:
-    """Print the table of methods.
-
-    Args:
-        markdown: print it as it stands in the README.
-    """
-    print((as_markdown if markdown else as_text)(all_methods()))
-
-
 def main(argv: list[str]) -> None:
     """Run `lit-align methods`."""
-    auto_cli(methods, args=argv, prog="lit-align methods", exit_on_error=False)
+    parser = argparse.ArgumentParser("lit-align methods", description="Print the table of methods.")
+    parser.add_argument("--markdown", action="store_true", help="as it stands in the README")
+    arguments = parser.parse_args(argv)
+    print((as_markdown if arguments.markdown else as_text)(all_methods()))

@@ -22,7 +22,7 @@ class KeepFloat64(TorchFunctionMode):
         if isinstance(value, torch.Tensor) and value.dtype == torch.float64:
             if func is torch.Tensor.float:
                 return value
-            if func is torch.Tensor.to:
+            if func in (torch.Tensor.to, torch.Tensor.type):
                 args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
             if kwargs.get("dtype") is torch.float32:
                 kwargs["dtype"] = torch.float64

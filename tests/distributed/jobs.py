@@ -7,7 +7,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,10 @@ TRAIN_EXAMPLES = 14
 VALIDATION_EXAMPLES = 7
 
 
+Options = tuple[tuple[str, Any], ...]
+"""Keyword arguments, in a form that can be hashed."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One training run."""
@@ -57,10 +61,10 @@ class Job:
     epochs: int = 2
     sgd: float | None = 0.05
     """Learning rate of plain gradient descent, which unlike Adam shows a wrong scale; None for the default AdamW."""
-    module: dict[str, Any] = field(default_factory=dict)
-    strategy_options: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] = field(default_factory=dict)
-    callbacks: Callable[[], list[L.Callback]] = list
+    module: Options = ()
+    strategy_options: Options = ()
+    trainer: Options = ()
+    callbacks: tuple[Callable[[], L.Callback], ...] = ()
     shuffle: bool = False
     validate: bool = False
     lonely_rank: bool = False
@@ -97,13 +101,13 @@ def prepare(job: Job) -> tuple[AlignmentModule, L.Trainer, Recorder]:
     options: dict[str, Any] = {"schedule": "constant", "warmup_ratio": 0.0, "learning_rate": 1e-3}
     if job.sgd is not None:
         options["optimizer"] = partial(torch.optim.SGD, lr=job.sgd)
-    module = METHODS[job.method](policy=job.model, **(options | job.module))
+    module = METHODS[job.method](policy=job.model, **(options | dict(job.module)))
     recorder = Recorder()
-    settings = {"logger": False, "enable_checkpointing": False} | job.trainer
+    settings = {"logger": False, "enable_checkpointing": False} | dict(job.trainer)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=int(os.environ.get("WORLD_SIZE", "1")),
-        strategy=FSDP2Strategy(**job.strategy_options) if job.strategy == "fsdp2" else job.strategy,
+        strategy=FSDP2Strategy(**dict(job.strategy_options)) if job.strategy == "fsdp2" else job.strategy,
         max_epochs=job.epochs,
         accumulate_grad_batches=job.accumulate,
         limit_val_batches=None if job.validate else 0,
@@ -111,7 +115,7 @@ def prepare(job: Job) -> tuple[AlignmentModule, L.Trainer, Recorder]:
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        callbacks=[recorder, *job.callbacks()],
+        callbacks=[recorder, *(make() for make in job.callbacks)],
         **settings,
     )
     return module, trainer, recorder

@@ -1,0 +1,257 @@
+"""The verbs with a Trainer: configurations parse, and the traps of LightningCLI are closed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.cli import LightningCLI
+
+from lit_align.__main__ import TRAINER_VERBS, main
+from lit_align.cli import LitAlignCLI, refuse_two_methods
+from lit_align.core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+METHODS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+WHOLE = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("quickstart/*.yaml"))
+OVERLAYS = sorted({path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*/*.yaml")} - set(WHOLE))
+DPO = ("--model", "DPO", "--model.policy", "model")
+
+
+# -------------------------------------------------------------------- configurations
+
+
+@pytest.mark.parametrize("slug", METHODS)
+def test_configurations_parse(cli, slug):
+    config = cli.parse("fit", "--config", str(CONFIGS / f"{slug}.yaml"))
+    assert config.model.init_args.policy
+    assert config.data.train
+    assert config.trainer.default_root_dir == f"runs/{slug}"
+    assert config.seed_everything == 42
+
+
+@pytest.mark.parametrize("path", WHOLE)
+def test_configurations_of_the_quickstart_parse(cli, path):
+    assert cli.parse("fit", "--config", str(CONFIGS / path)).model.class_path
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_overlays_parse_on_a_method_and_leave_it_the_method(cli, overlay):
+    assert "class_path" not in (yaml.safe_load((CONFIGS / overlay).read_text()).get("model") or {})
+    config = cli.parse("fit", "--config", str(CONFIGS / "kto.yaml"), "--config", str(CONFIGS / overlay))
+    assert config.model.class_path.endswith("KTO")
+    assert config.model.init_args.beta == 0.1
+
+
+def test_adapter_overlays_add_to_the_callbacks_that_are_there(cli, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("trainer:\n  callbacks:\n  - class_path: ReferenceSync\n")
+    files = (CONFIGS / "dpo.yaml", mine, CONFIGS / "adapters" / "lora.yaml")
+    config = cli.parse("fit", *(part for file in files for part in ("--config", str(file))))
+    assert [callback.class_path.rpartition(".")[2] for callback in config.trainer.callbacks] == [
+        "ReferenceSync",
+        "LoRA",
+    ]
+
+
+def test_every_verb_takes_a_configuration(cli):
+    for verb in TRAINER_VERBS:
+        assert cli.parse(verb, "--config", str(CONFIGS / "dpo.yaml")).model.init_args.beta == 0.1
+
+
+def test_flags_beat_configurations(cli):
+    config = cli.parse("fit", "--config", str(CONFIGS / "dpo.yaml"), "--model.beta", "0.7", "--data.batch_size=3")
+    assert (config.model.init_args.beta, config.data.batch_size) == (0.7, 3)
+
+
+# -------------------------------------------------------------------- traps
+
+
+def test_a_checkpoint_never_beats_flags(cli, tmp_path):
+    path = tmp_path / "other.ckpt"
+    torch.save({"hyper_parameters": {"_class_path": "lit_align.SimPO", "policy": "other", "beta": 0.9}}, path)
+    config = cli.parse("fit", *DPO, "--model.beta", "0.2", "--ckpt_path", str(path))
+    assert (config.model.class_path.rpartition(".")[2], config.model.init_args.beta) == ("DPO", 0.2)
+    # What Lightning would have done, so that this test can fail.
+    LightningCLI._parse_ckpt_path(cli)
+    assert cli.config.fit.model.class_path.endswith("SimPO")
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """YAML files that name a method in every way that there is."""
+    model = {"class_path": "DPO", "init_args": {"policy": "x", "beta": 0.3}}
+    contents = {
+        "dpo": {"model": model},
+        "full": {"model": model | {"class_path": "lit_align.methods.dpo.DPO"}},
+        "simpo": {"model": {"class_path": "SimPO", "init_args": {"policy": "x"}}},
+        "short": {"model": "SimPO"},
+        "linked": {"model": "part.yaml"},
+        "part": {"class_path": "SimPO", "init_args": {"policy": "x"}},
+        "overlay": {"model": {"init_args": {"beta": 0.5}}},
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize("second", ["simpo", "short", "linked"])
+def test_two_methods_in_two_files_are_refused(configs, second):
+    arguments = ["fit", "--config", str(configs / "dpo.yaml"), f"--config={configs / second}.yaml"]
+    with pytest.raises(ConfigError, match="two methods in one command") as caught:
+        refuse_two_methods(arguments)
+    assert "DPO in" in caught.value.got
+    assert "SimPO in" in caught.value.got
+
+
+@pytest.mark.parametrize("flag", [["--model", "SimPO"], ["--model=SimPO"], ["--model.class_path", "lit_align.SimPO"]])
+def test_two_methods_in_a_file_and_a_flag_are_refused(configs, flag):
+    with pytest.raises(ConfigError, match="two methods in one command"):
+        refuse_two_methods(["fit", "--config", str(configs / "dpo.yaml"), *flag])
+
+
+def test_one_method_named_twice_is_fine(cli, configs):
+    files = [str(configs / f"{name}.yaml") for name in ("dpo", "full", "overlay")]
+    config = cli.parse("fit", *(part for file in files for part in ("--config", file)), "--model", "DPO")
+    assert config.model.init_args.beta == 0.5
+
+
+def test_no_optimiser_is_built_before_the_model(cli):
+    options = cli._subcommand_parsers["fit"]._option_string_actions
+    assert "--model" in options
+    assert not [option for option in options if option.startswith(("--optimizer", "--lr_scheduler"))]
+    config = cli.parse("fit", *DPO, "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1")
+    assert config.model.init_args.optimizer.init_args.lr == 0.1
+
+
+def test_the_class_comes_before_its_arguments(cli):
+    with pytest.raises(ConfigError, match="comes before its class"):
+        cli.parse("fit", "--model.beta", "0.5", *DPO)
+
+
+def test_options_that_a_job_has_of_its_own_are_not_options(cli):
+    options = cli._subcommand_parsers["fit"]._option_string_actions
+    assert "--ckpt_path" in options
+    assert not {"--weights_only", "--datamodule", "--train_dataloaders"} & set(options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("model: [", "cannot be read"),
+        ("- 1", "holds `model:`"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_unreadable_configurations_are_named(tmp_path, content, message):
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=message) as caught:
+        refuse_two_methods(["fit", "--config", str(path)])
+    assert str(path) in caught.value.got
+
+
+# -------------------------------------------------------------------- whole jobs
+
+
+def run(*arguments: str) -> int:
+    """A command with the tiny model and data of the fixture `folder`."""
+    common = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
+    return main([*arguments, *common, "--trainer.enable_model_summary", "false"])
+
+
+TRAIN = (
+    *("--data.train", "pairs.jsonl", "--data.validation", "pairs.jsonl", "--data.predict", "prompts.jsonl"),
+    *("--data.batch_size", "2", "--data.max_length", "64", "--trainer.log_every_n_steps", "1"),
+)
+
+
+def test_train_resume_validate_generate_score(folder, capsys):
+    assert run("fit", *DPO, *TRAIN, "--trainer.max_epochs", "1") == 0
+    runs = folder / "runs" / "dpo"
+    files = {path.name for path in runs.iterdir()}
+    assert files >= {"config.yaml", "metrics.jsonl", "data_report.json", "checkpoints", "tensorboard"}
+    config = yaml.safe_load((runs / "config.yaml").read_text())
+    assert sorted(config) == ["data", "model", "seed_everything", "trainer"]
+    saved = ("--config", str(runs / "config.yaml"), "--ckpt_path", "last")
+
+    # The same folder again: the saved configuration is written over, the metrics go on.
+    assert run("fit", *saved, "--trainer.max_epochs", "2") == 0
+    steps = [json.loads(line)["step"] for line in (runs / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 2, 3, 4, 5, 5]
+    assert yaml.safe_load((runs / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    assert sorted(path.name for path in runs.iterdir() if "version" in path.name) == []
+
+    before = {path: path.read_bytes() for path in (runs / "config.yaml", runs / "metrics.jsonl")}
+    assert run("validate", *saved) == 0
+    assert "val/rewards/accuracies" in capsys.readouterr().out
+    assert run("generate", *saved, "--max_new_tokens", "4") == 0
+    assert run("score", *saved, "--data.predict", "pairs.jsonl", "--out", "out/scores.jsonl") == 0
+    assert {path: path.read_bytes() for path in before} == before, "verbs that only look change the run"
+
+    written = [json.loads(line) for line in (runs / "generated.jsonl").read_text().splitlines()]
+    assert [record["row"] for record in written] == [1, 2, 3, 4, 5, 6]
+    assert written[0]["prompt"].endswith("say red ")
+    assert all(1 <= record["tokens"] <= 4 for record in written)
+    scores = [json.loads(line) for line in (folder / "out" / "scores.jsonl").read_text().splitlines()]
+    assert [record["row"] for record in scores] == [1, 2, 3, 4, 5, 6]
+    assert set(scores[0]) == {"row", "chosen_logps", "chosen_tokens", "rejected_logps", "rejected_tokens"}
+    assert all(record["chosen_logps"] < 0 for record in scores)
+
+
+def test_looking_at_a_checkpoint_that_is_not_there_is_an_error(folder, capsys):
+    """Lightning would warn, and measure the untrained policy."""
+    assert run("validate", *DPO, *TRAIN, "--ckpt_path", "last") == 2
+    assert "no complete checkpoint" in capsys.readouterr().err
+
+
+def test_a_first_run_may_say_last(folder):
+    """The command of a job that may be killed is the same for its first part and for its next ones."""
+    assert run("fit", *DPO, *TRAIN, "--trainer.max_steps", "1", "--ckpt_path", "last") == 0
+
+
+def test_a_refused_setting_of_the_trainer_is_the_users_error(folder, capsys):
+    assert run("fit", *DPO, *TRAIN, "--trainer.strategy", "fsdp9") == 2
+    message = capsys.readouterr().err
+    assert "the Trainer cannot be built" in message
+    assert "fsdp9" in message
+
+
+def test_a_callback_with_state_given_twice_is_the_users_error(folder, capsys):
+    twice = ("--trainer.callbacks+=Checkpoint", "--trainer.callbacks+=Checkpoint", "--trainer.callbacks.keep=9")
+    assert run("fit", *DPO, *TRAIN, *twice) == 2
+    assert "more than one stateful callback" in capsys.readouterr().err
+
+
+def test_classes_of_the_users_own_are_found_in_the_working_directory(folder, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (folder / "my_methods.py").write_text(
+        "from lit_align import DPO\n\n\nclass MyDPO(DPO):\n    '''Mine.'''\n\n    def __init__(self, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
+    )
+    arguments = ("--model", "my_methods.MyDPO", "--model.policy", "model", *TRAIN)
+    assert run("fit", *arguments, "--trainer.max_steps", "1") == 0
+    assert (folder / "runs" / "mydpo" / "metrics.jsonl").exists()
+
+
+def test_objects_without_a_verb(folder):
+    """What tools such as `preview` build on."""
+    cli = LitAlignCLI([*DPO, "--data.train", "pairs.jsonl", "--model.beta", "0.4"], run=False)
+    assert cli.model.beta == 0.4
+    assert cli.datamodule is not None
+
+
+def test_advice_and_internal_warnings_are_dropped(cli):
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tip = logger.makeRecord(logger.name, logging.INFO, "f", 1, "Tip: For seamless cloud uploads", (), None)
+    note = logger.makeRecord(logger.name, logging.INFO, "f", 1, "GPU available: False", (), None)
+    assert not logger.filter(tip)
+    assert logger.filter(note)

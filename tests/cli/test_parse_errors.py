@@ -1,0 +1,99 @@
+"""What a user reads who mistypes something."""
+
+from __future__ import annotations
+
+import pytest
+
+from lit_align.core.errors import ConfigError
+from lit_align.parse_errors import arguments_of, explain
+
+DPO = ("--model", "DPO", "--model.policy", "x")
+YAML = "model:\n  class_path: DPO\n  init_args:\n    policy: x\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model.betta", "0.2"), "Option 'betta' is not accepted; did you mean beta?\n  got: model.betta for DPO"),
+        (("--model.beta", "abc"), "model.beta must be a number\n  got: 'abc'"),
+        (("--model.layout", "shard"), "model.layout must be 'auto' or 'padded' or 'packed' or 'shared'"),
+        (("--modle.beta", "3"), "Option 'modle.beta' is not accepted; did you mean model.beta?"),
+        (("--data.batchsize", "2"), "Option 'data.batchsize' is not accepted; did you mean data.batch_size?"),
+        (("--data.batch_size", "two"), "data.batch_size must be a whole number\n  got: 'two'"),
+        (("--trainer.max_epochs", "1.5"), "trainer.max_epochs must be a whole number\n  got: '1.5'"),
+        (("--ckptpath", "last"), "Option 'ckptpath' is not accepted; did you mean ckpt_path?"),
+        (("--trainer.callbacks+=LoRAA",), "there is no class 'LoRAA'; did you mean LoRA?"),
+        (("--model.optimizer", "AdamWW"), "there is no class 'AdamWW'; did you mean AdamW?"),
+        (
+            ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.lrr", "1"),
+            "Option 'lrr' is not accepted; did you mean lr?",
+        ),
+    ],
+)
+def test_flags(cli, arguments, message):
+    with pytest.raises(ConfigError) as caught:
+        cli.parse("fit", *DPO, *arguments)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (YAML + "    betta: 0.3\n", "Option 'betta' is not accepted; did you mean beta?"),
+        (
+            YAML + "trainer:\n  max_epoch: 3\n",
+            "Option 'trainer.max_epoch' is not accepted; did you mean trainer.max_epochs?",
+        ),
+        (
+            YAML + "trainers:\n  max_epochs: 3\n",
+            "Option 'trainers.max_epochs' is not accepted; did you mean trainer.max",
+        ),
+        (YAML.replace("DPO", "DPOO"), "there is no class 'DPOO'; did you mean DPO?"),
+        (YAML.replace("    policy: x\n", "    beta: 1\n"), "model.policy must be given"),
+        (
+            YAML + "trainer:\n  callbacks:\n  - class_path: LoRA\n    init_args:\n      alhpa: 8\n",
+            "Option 'alhpa' is not accepted; did you mean alpha?\n  got: trainer.callbacks.alhpa for LoRA",
+        ),
+    ],
+)
+def test_files(cli, tmp_path, content, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        cli.parse("fit", "--config", str(path))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no method is given"),
+        (("--model", "DPPO"), "there is no class 'DPPO'; did you mean DPO?"),
+        (("--model", "no_such_module.Method"), "the class 'no_such_module.Method' cannot be imported"),
+        (("--model", "json.JSONDecoder"), "model must be of the kind AlignmentModule"),
+        (("--model", "AlignmentModule"), "model must be a class that can be built"),
+    ],
+)
+def test_methods(cli, arguments, message):
+    with pytest.raises(ConfigError) as caught:
+        cli.parse("fit", *arguments)
+    assert str(caught.value).startswith(message)
+
+
+def test_names_with_two_owners():
+    message = (
+        'Parser key "trainer.logger":\n  Errors:\n    - Multiple subclasses with name Mine. '
+        "Give the full class path to avoid ambiguity: a.Mine, b.Mine.\n    - Expected a <class 'NoneType'>\n"
+    )
+    expected = "there are several classes 'Mine'\n  got: trainer.logger: Mine\n  fix: give one of a.Mine, b.Mine"
+    assert str(explain(message)) == expected
+
+
+def test_what_is_not_understood_is_passed_on():
+    assert str(explain("argument --config: expected one argument")) == "argument --config: expected one argument"
+
+
+def test_arguments_include_those_of_bases():
+    assert {"beta", "policy", "learning_rate"} <= arguments_of("lit_align.DPO")
+    assert "kwargs" not in arguments_of("lit_align.DPO")
+    assert arguments_of("no.such.Class") == set()

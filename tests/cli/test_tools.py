@@ -1,0 +1,77 @@
+"""`lit-align methods` and `lit-align configs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lit_align.__main__ import main
+from lit_align.core.errors import ConfigError
+from lit_align.methods.dpo import DPO
+from lit_align.tools.configs import available
+from lit_align.tools.methods import all_methods, as_markdown, describe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_readmes_table_is_what_the_command_prints(capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    between = readme.split("<!-- methods:start -->\n")[1].split("\n<!-- methods:end -->")[0]
+    assert main(["methods", "--markdown"]) == 0
+    assert capsys.readouterr().out == between + "\n", "run `lit-align methods --markdown` and paste it"
+
+
+def test_the_table_has_a_row_for_every_method_file():
+    files = sorted(path.stem for path in (ROOT / "lit_align" / "methods").glob("[!_]*.py"))
+    assert [method.slug for method in all_methods()] == files
+    assert all((ROOT / method.config).is_file() for method in all_methods())
+
+
+def test_a_row_comes_from_the_code():
+    row = describe("dpo", DPO, 'DPO: A. Author and B. Other 2023, "A Title".\n\nhttps://example.org/1, Eq. 2. More.')
+    assert (row.class_name, row.data, row.reference) == ("DPO", "pairs", True)
+    assert (row.paper, row.link) == ("A. Author and B. Other 2023", "https://example.org/1")
+    assert "| `DPO` | pairs | yes | [A. Author and B. Other 2023](https://example.org/1) |" in as_markdown([row])
+
+
+def test_a_docstring_without_a_paper_is_refused():
+    with pytest.raises(ConfigError, match="does not name its paper"):
+        describe("dpo", DPO, "A method.")
+
+
+def test_the_text_table_has_columns(capsys):
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    column = lines[0].index("DATA")
+    assert {line[column:].split()[0] for line in lines[1:]} <= {"pairs", "unpaired", "demonstrations", "ranked"}
+
+
+def test_configs_are_listed_with_a_description(capsys):
+    assert main(["configs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(available())
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_show_prints_a_configuration(capsys):
+    assert main(["configs", "show", "trainer/cpu"]) == 0
+    assert capsys.readouterr().out == (ROOT / "configs" / "trainer" / "cpu.yaml").read_text()
+
+
+def test_an_unknown_configuration_suggests_a_close_one(capsys):
+    assert main(["configs", "show", "simop"]) == 2
+    assert "did you mean 'simpo'?" in capsys.readouterr().err
+
+
+def test_copy_to_a_file_and_a_folder(tmp_path, capsys):
+    assert main(["configs", "copy", "dpo", str(tmp_path / "new" / "mine.yaml")]) == 0
+    assert main(["configs", "copy", "dpo", str(tmp_path)]) == 0
+    source = (ROOT / "configs" / "dpo.yaml").read_bytes()
+    assert (tmp_path / "new" / "mine.yaml").read_bytes() == (tmp_path / "dpo.yaml").read_bytes() == source
+
+
+def test_copy_writes_over_nothing(tmp_path, capsys):
+    (tmp_path / "dpo.yaml").write_text("mine")
+    assert main(["configs", "copy", "dpo", str(tmp_path)]) == 2
+    assert (tmp_path / "dpo.yaml").read_text() == "mine"
