@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
-WORKERS ?= 2
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores > 4 ? 4 : cores)))
 # One thread each: test processes that share cores and spin for each other take many times longer.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
 
@@ -29,14 +29,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 quickstart: setup  ## make data and a model, train, align, report: one self-contained page, under 4 minutes
 	@$(RUN) -m lit_align quickstart
 
-test: setup  ## the fast tests
-	@$(PYTEST) --numprocesses $(WORKERS) --dist worksteal
+test: setup  ## the fast tests; some of them with ARGS=tests/methods
+	@$(PYTEST) --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 test-slow: setup  ## tests that take minutes
-	@$(PYTEST) -m slow
+	@$(PYTEST) -m slow $(ARGS)
 
 test-gpu: setup  ## tests that need a CUDA device
-	@$(PYTEST) -m gpu
+	@$(PYTEST) -m gpu $(ARGS)
 
 check: lint types layout package  ## lint, types, layout rules, and the built wheel in a clean environment
 

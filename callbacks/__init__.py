@@ -7,7 +7,7 @@ from typing import Any
 
 # They load on first use: some of them need libraries that a run without them should not wait for.
 _PUBLIC = {
-    "Checkpoint": "checkpoint",
+    "RunCheckpoint": "checkpoint",
     "CompletionsTable": "completions_table",
     "DriftAlarm": "drift_alarm",
     "ExactResume": "exact_resume",

@@ -21,7 +21,7 @@ from lit_align.core.checkpoint_io import (
 from lit_align.core.errors import ConfigError
 
 
-class Checkpoint(ModelCheckpoint):
+class RunCheckpoint(ModelCheckpoint):
     """Saves to `<default_root_dir>/checkpoints/step=<n>.ckpt` and keeps the newest few.
 
     `--ckpt_path last` goes on from the newest complete one. Checkpoints are written between optimiser steps, and
@@ -33,7 +33,7 @@ class Checkpoint(ModelCheckpoint):
         trainer:
           callbacks:
             - class_path: lit_align.callbacks.ExactResume
-            - class_path: lit_align.callbacks.Checkpoint
+            - class_path: lit_align.callbacks.RunCheckpoint
               init_args: {every_n_steps: 100}
 
     Args:
@@ -57,13 +57,13 @@ class Checkpoint(ModelCheckpoint):
     ) -> None:
         if every_n_steps < 0:
             raise ConfigError(
-                "Checkpoint cannot save at this interval",
+                "RunCheckpoint cannot save at this interval",
                 got=f"every_n_steps: {every_n_steps}",
                 fix="give a positive number of optimiser steps, or 0 to save at the end only",
             )
         if keep < 1 and keep != -1:
             raise ConfigError(
-                "Checkpoint must keep at least one file",
+                "RunCheckpoint must keep at least one file",
                 got=f"keep: {keep}",
                 fix="give 1 or more, or -1 to keep all",
             )
@@ -88,7 +88,7 @@ class Checkpoint(ModelCheckpoint):
     @property
     def state_key(self) -> str:
         """One key whatever the settings, so that they may change between runs."""
-        return "Checkpoint"
+        return "RunCheckpoint"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder; when training starts, remove what killed writers left there."""
@@ -156,7 +156,7 @@ class Checkpoint(ModelCheckpoint):
         trainer.save_checkpoint(written)
         if written != path and trainer.is_global_zero:
             publish(written, path)
-        trainer.strategy.barrier("Checkpoint")
+        trainer.strategy.barrier("RunCheckpoint")
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = str(path)
         if trainer.is_global_zero:

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.batch import DataKind, Example
@@ -160,9 +160,7 @@ class CompletionsTable(Callback):
         assert self.prompts is not None
         # Written as the training data are, but the file has columns of its own.
         recipe = getattr(trainer.datamodule, "recipe", Recipe())
-        pipeline = Pipeline(
-            replace(recipe, convert=None, columns={}, format=None), self._tokenizer, DataKind.PROMPTS
-        )
+        pipeline = Pipeline(replace(recipe, convert=None, columns={}, format=None), self._tokenizer, DataKind.PROMPTS)
         records = pipeline.records(self.prompts, DataReport(self.prompts), training=False)
         return [record.example for record in islice(records, self.num_prompts)]
 

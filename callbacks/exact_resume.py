@@ -32,7 +32,7 @@ class ExactResume(Callback):
 
     - The state of Python's, NumPy's and PyTorch's random number generators on every rank is put back just before
       the first batch: restoring models and loaders draws numbers. List this callback first.
-    - Gradients of an unfinished accumulation window, where a checkpoint is written inside one (`Checkpoint` never
+    - Gradients of an unfinished accumulation window, where a checkpoint is written inside one (`RunCheckpoint` never
       does). FSDP2 keeps them out of reach, unless it reduces them after every micro-batch; such a checkpoint is
       refused when training would resume from it.
     - `metrics.jsonl` (see `JsonlLogger`) is cut back to what had been logged at the checkpoint.
@@ -78,7 +78,7 @@ class ExactResume(Callback):
             raise ConfigError(
                 "the checkpoint was written inside an accumulation window, without the window's gradients",
                 got=f"global step {checkpoint['global_step']}, sharded by FSDP2",
-                fix="resume from a checkpoint of the Checkpoint callback, which lie between optimiser steps; or set "
+                fix="resume from a checkpoint of the RunCheckpoint callback, which lie between optimiser steps; or set "
                 "allow_changes: true for ExactResume to lose a part of one step",
             )
         changes = _changes(saved["settings"], _settings(trainer))

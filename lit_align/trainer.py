@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
 
-from lit_align.callbacks import Checkpoint, DriftAlarm, ExactResume, NonFiniteGuard
+from lit_align.callbacks import DriftAlarm, ExactResume, NonFiniteGuard, RunCheckpoint
 from lit_align.core.batch import DataKind
 from lit_align.core.checkpoint_io import AtomicCheckpointIO
 from lit_align.core.fsdp2 import FSDP2Strategy
@@ -34,7 +34,7 @@ class AlignTrainer(Trainer):
     Args:
         default_root_dir: the run folder; None: runs/<name of the method>.
         logger: loggers besides metrics.jsonl in the run folder; None or True: TensorBoard; False: none at all.
-        callbacks: callbacks. Checkpoint, ExactResume, NonFiniteGuard and DriftAlarm are added where there are none
+        callbacks: callbacks. RunCheckpoint, ExactResume, NonFiniteGuard and DriftAlarm are added where there are none
             of their kind.
         enable_checkpointing: False writes no checkpoints.
         barebones: nothing but training, to measure its speed.
@@ -184,7 +184,7 @@ def with_defaults(given: Sequence[Callback], *, checkpoints: bool) -> list[Callb
     first = [ExactResume()] if missing(ExactResume) else []
     last: list[Callback] = [kind() for kind in (NonFiniteGuard, DriftAlarm) if missing(kind)]
     if checkpoints and missing(LightningCheckpoint):
-        last.append(Checkpoint())
+        last.append(RunCheckpoint())
     return [*first, *given, *last]
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 
 import lit_align
-from lit_align.callbacks import Checkpoint, DriftAlarm, ExactResume, NonFiniteGuard
+from lit_align.callbacks import DriftAlarm, ExactResume, NonFiniteGuard, RunCheckpoint
 from lit_align.core.checkpoint_io import AtomicCheckpointIO
 from lit_align.core.fsdp2 import FSDP2Strategy
 from lit_align.evaluation.jsonl_logger import JsonlLogger
@@ -22,7 +22,7 @@ from lit_align.trainer import AlignTrainer, RunLoggers, run_name
 
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-ALWAYS = (ExactResume, NonFiniteGuard, DriftAlarm, Checkpoint)
+ALWAYS = (ExactResume, NonFiniteGuard, DriftAlarm, RunCheckpoint)
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ def test_the_users_own_take_their_place():
         """Of another kind."""
 
     mine = Mine()
-    kinds = _kinds(AlignTrainer(callbacks=[Other(), mine, Checkpoint(every_n_steps=7)], **QUIET))
+    kinds = _kinds(AlignTrainer(callbacks=[Other(), mine, RunCheckpoint(every_n_steps=7)], **QUIET))
     assert DriftAlarm not in kinds
-    assert kinds.count(Checkpoint) == kinds.count(Mine) == 1
+    assert kinds.count(RunCheckpoint) == kinds.count(Mine) == 1
     assert kinds.index(ExactResume) < kinds.index(Other), "random numbers are restored before anyone draws some"
-    assert Checkpoint not in _kinds(AlignTrainer(callbacks=ModelCheckpoint(), **QUIET))
+    assert RunCheckpoint not in _kinds(AlignTrainer(callbacks=ModelCheckpoint(), **QUIET))
 
 
 @pytest.mark.parametrize("settings", [{"enable_checkpointing": False}, {"barebones": True}])

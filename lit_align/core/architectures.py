@@ -73,7 +73,7 @@ def _reason_in_config(config: PretrainedConfig) -> str | None:
         return f"{name} keeps its sliding window in the mask only"
     odd = sorted(set(getattr(config, "layer_types", None) or []) - _EXACT_LAYERS)
     if odd:
-        return f"{name} has layers of {', '.join(odd)}, whose state would run on from one response into the next"
+        return f"{name} has layers of {', '.join(odd)}, which would see from one response into the next"
     if getattr(config, "attention_chunk_size", None):
         return f"{name} has chunked attention, which counts tokens of the row"
     if getattr(config, "alibi", False):

@@ -28,8 +28,11 @@ def gathered(module: nn.Module) -> Iterator[None]:
     root = parts[0]
     # Whatever runs first becomes the root; if a layer did, the next training step would fail.
     root._get_fsdp_state()._lazy_init()
+    groups = [group for part in parts for group in _groups(part)]
     with torch.no_grad():
-        settings = [(group, group.post_forward_mesh_info) for part in parts for group in _groups(part)]
+        settings = [group.post_forward_mesh_info for group in groups]
+        order = [list(group.comm_ctx.post_forward_order) for group in groups]
+        indices = [list(group._post_forward_indices) for group in groups]
         for part in parts:
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()
@@ -38,9 +41,13 @@ def gathered(module: nn.Module) -> Iterator[None]:
         finally:
             for part in parts:
                 part.reshard()
-            for group, setting in settings:
+            for group, setting, before, own in zip(groups, settings, order, indices, strict=True):
                 # What `set_reshard_after_forward` sets; it has no getter.
                 group.post_forward_mesh_info = setting
+                # The forward passes that the next backward gathers weights for. Those made in here have no
+                # backward, and ranks that made different numbers of them would wait for each other for ever.
+                group.comm_ctx.post_forward_order[:] = before
+                group._post_forward_indices[:] = own
 
 
 def _groups(part: FSDPModule) -> list[Any]:

@@ -121,24 +121,26 @@ def _by_tokens(
 
 def _first_fit(order: Sequence[int], sizes: Sequence[Size], budget: Budget) -> Plan:
     """Puts each example, longest first, into the first batch that has room for it."""
-    bins: list[list[int]] = []
-    used: list[int] = []
-    open_from = 0
-    padded = budget.layout is Layout.PADDED
     assert budget.tokens is not None
-    for index in sorted(order, key=lambda i: (-sizes[i].longest, -budget.cost([sizes[i]]))):
+    alone = {index: budget.cost([sizes[index]]) for index in order}
+    padded = budget.layout is Layout.PADDED
+    bins: list[list[int]] = []
+    room: list[int] = []
+    widths: list[int] = []
+    open_from = 0
+    for index in sorted(order, key=lambda i: (-sizes[i].longest, -alone[i])):
         for number in range(open_from, len(bins)):
             # Longest first: the first example of a padded batch sets the width for all.
-            width = sizes[bins[number][0]].longest
-            cost = sizes[index].responses * width if padded else budget.cost([sizes[index]])
-            if used[number] + cost <= budget.tokens:
+            cost = sizes[index].responses * widths[number] if padded else alone[index]
+            if cost <= room[number]:
                 bins[number].append(index)
-                used[number] += cost
+                room[number] -= cost
                 break
         else:
             bins.append([index])
-            used.append(budget.cost([sizes[index]]))
-        while open_from < len(bins) and used[open_from] >= budget.tokens:
+            room.append(budget.tokens - alone[index])
+            widths.append(sizes[index].longest)
+        while open_from < len(bins) and room[open_from] <= 0:
             open_from += 1
     return bins
 

@@ -166,21 +166,26 @@ class Renderer:
         words = str(messages[turn].get("content") or "")
         opening = self._prefix(row, messages[:turn], text, generation_prompt=True)
         start = len(opening) if opening is not None else _find(text, words, position)[0]
-        if start < position or (words.strip() and not text[start:].strip()):
+        words_end = _find(text, words, max(start, position))[1]
+        hidden = words.strip() and words_end is None and not messages[turn].get("tool_calls")
+        if start < position or hidden:
             raise DataError(
                 "The chat template does not show a completion as it was written.",
                 row=row.row,
                 value=words,
                 fix="Check the template with `lit-align preview`, or give another one as data.chat_template.",
             )
-        words_end = _find(text, words, start)[1]
+        words_end = start if words_end is None else words_end
+        return Span(start, words_end, self._end_of_turn(row, messages, turn, text, words_end)), opening
+
+    def _end_of_turn(self, row: CanonicalRow, messages: list[Message], turn: int, text: str, words_end: int) -> int:
+        """Where what the template writes behind the words ends; white space at the end is not part of the turn."""
         closing = text if turn == len(messages) - 1 else self._prefix(row, messages[: turn + 1], text)
         if closing is not None:
-            end = max(len(closing.rstrip()), words_end)
-        else:
-            eos = str(self.tokenizer.eos_token)
-            end = words_end + len(eos) if text.startswith(eos, words_end) else words_end
-        return Span(start, words_end, end), opening
+            return max(len(closing.rstrip()), words_end)
+        # The template writes the last turn of a conversation in another way than this one.
+        token = self._special_pattern.match(text, words_end)
+        return words_end if token is None else token.end()
 
     def _prefix(
         self, row: CanonicalRow, messages: list[Message], text: str, *, generation_prompt: bool = False
@@ -257,13 +262,21 @@ def group_key(row: CanonicalRow) -> str:
     return row.text if row.text is not None else json.dumps(row.prompt, sort_keys=True)
 
 
-def _find(text: str, words: str, position: int) -> tuple[int, int]:
-    """Where words stand in a text after a position, as they are or trimmed, as many templates do; (-1, position)."""
+def _find(text: str, words: str, position: int) -> tuple[int, int | None]:
+    """Where words stand in a text after a position: as they are, trimmed, or at least their last line.
+
+    Many templates trim; some write what stands before the last line, a reasoning, in another way.
+
+    Returns:
+        Their start, -1 where they are not found whole, and their end, None where nothing is found.
+    """
     for version in (words, words.strip()):
         start = text.find(version, position)
-        if start >= 0 and version:
+        if version and start >= 0:
             return start, start + len(version)
-    return -1, position
+    last_line = words.strip().rpartition("\n")[2].strip()
+    place = text.find(last_line, position)
+    return -1, place + len(last_line) if last_line and place >= 0 else None
 
 
 def _turns(messages: Sequence[Message], first: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch.utils.data import Sampler
@@ -82,17 +83,17 @@ class ResumableBatchSampler(Sampler[list[int]]):
             plan = grown if grown is not None else self._first_grown()
         return self._shuffled(plan, epoch) if self.shuffle else plan
 
-    @property
+    @cached_property
     def left_out(self) -> int:
         """Examples that an epoch does not reach."""
         return len(self.sizes) - len({index for batch in self.batches(0) for index in batch})
 
-    @property
+    @cached_property
     def repeated(self) -> int:
         """Examples that an epoch shows twice."""
         return sum(map(len, self.batches(0))) - (len(self.sizes) - self.left_out)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Changes with everything that moves an example to another batch."""
         settings = (self.budget, self.world_size, self.seed, self.shuffle, self.bucket, self.remainder)

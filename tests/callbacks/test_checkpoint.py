@@ -12,12 +12,12 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from tests.callbacks.toy import Kill, ToyData, ToyModule, build_trainer, train
-from tests.launch import RankError, launch
 
-from lit_align.callbacks import Checkpoint, ExactResume
+from lit_align.callbacks import ExactResume, RunCheckpoint
 from lit_align.core.checkpoint_io import AtomicCheckpointIO
 from lit_align.core.errors import ConfigError
+from tests.callbacks.toy import Kill, ToyData, ToyModule, build_trainer, train
+from tests.launch import RankError, launch
 
 
 def names(folder: Path) -> list[str]:
@@ -25,7 +25,7 @@ def names(folder: Path) -> list[str]:
     return sorted(found, key=lambda name: int(name.split(".")[0]))
 
 
-def last(folder: Path, checkpoint: Checkpoint) -> str | None:
+def last(folder: Path, checkpoint: RunCheckpoint) -> str | None:
     """What Lightning makes of `ckpt_path="last"`."""
     trainer = build_trainer(folder, [checkpoint])
     path = trainer._checkpoint_connector._parse_ckpt_path(
@@ -35,17 +35,17 @@ def last(folder: Path, checkpoint: Checkpoint) -> str | None:
 
 
 def test_the_newest_few_stay(tmp_path):
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=4, keep=2))
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=4, keep=2))
     assert names(tmp_path) == ["24.ckpt", "26.ckpt"], "every 4 steps, and at the end of 26"
 
 
 def test_all_can_stay(tmp_path):
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=10, keep=-1))
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=10, keep=-1))
     assert names(tmp_path) == ["10.ckpt", "20.ckpt", "26.ckpt"]
 
 
 def test_steps_are_those_of_the_optimiser(tmp_path):
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=2, keep=-1), accumulate_grad_batches=3, max_epochs=1)
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=2, keep=-1), accumulate_grad_batches=3, max_epochs=1)
     assert names(tmp_path) == ["2.ckpt", "4.ckpt", "5.ckpt"]
 
 
@@ -59,7 +59,7 @@ def test_steps_are_those_of_the_optimiser(tmp_path):
     ],
 )
 def test_the_end_of_training_is_saved(tmp_path, settings, expected):
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=0), **settings)
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=0), **settings)
     assert names(tmp_path) == expected
 
 
@@ -73,23 +73,23 @@ class StopAt(Callback):
 
 @pytest.mark.parametrize("interval", [4, 1.0])
 def test_an_early_end_is_saved(tmp_path, interval):
-    train(tmp_path, StopAt(6), checkpoint=Checkpoint(every_n_steps=0), val_check_interval=interval)
+    train(tmp_path, StopAt(6), checkpoint=RunCheckpoint(every_n_steps=0), val_check_interval=interval)
     assert names(tmp_path) == ["6.ckpt"]
 
 
 def test_the_end_need_not_be_saved(tmp_path):
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=20, save_on_train_end=False))
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=20, save_on_train_end=False))
     assert names(tmp_path) == ["20.ckpt"]
 
 
 def test_a_validation_can_be_saved(tmp_path):
-    checkpoint = Checkpoint(every_n_steps=0, keep=-1, save_on_validation=True)
+    checkpoint = RunCheckpoint(every_n_steps=0, keep=-1, save_on_validation=True)
     train(tmp_path, checkpoint=checkpoint, val_check_interval=4, max_epochs=1)
     assert names(tmp_path) == ["4.ckpt", "8.ckpt", "12.ckpt", "13.ckpt"]
 
 
 def test_a_validation_inside_a_window_is_saved_with_the_next_step(tmp_path):
-    checkpoint = Checkpoint(every_n_steps=0, keep=-1, save_on_validation=True)
+    checkpoint = RunCheckpoint(every_n_steps=0, keep=-1, save_on_validation=True)
     train(tmp_path, checkpoint=checkpoint, val_check_interval=4, accumulate_grad_batches=3, max_epochs=1)
     assert names(tmp_path) == ["2.ckpt", "3.ckpt", "4.ckpt", "5.ckpt"], "after batches 4, 8 and 12"
     for path in (tmp_path / "checkpoints").iterdir():
@@ -97,39 +97,39 @@ def test_a_validation_inside_a_window_is_saved_with_the_next_step(tmp_path):
 
 
 def test_the_newest_complete_one_is_picked(tmp_path):
-    assert last(tmp_path, Checkpoint()) is None
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=5, keep=-1), max_epochs=1)
+    assert last(tmp_path, RunCheckpoint()) is None
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=5, keep=-1), max_epochs=1)
     folder = tmp_path / "checkpoints"
-    assert last(tmp_path, Checkpoint()) == "step=13.ckpt"
+    assert last(tmp_path, RunCheckpoint()) == "step=13.ckpt"
     whole = (folder / "step=13.ckpt").read_bytes()
     (folder / "step=13.ckpt").write_bytes(whole[: len(whole) // 2])
     (folder / "step=99.ckpt").write_bytes(b"")
     (folder / "step=98.ckpt.tmp").write_bytes(whole)
     (folder / "step=97.ckpt").mkdir()
     (folder / "step=97.ckpt" / "meta.pt").write_bytes(whole)
-    assert last(tmp_path, Checkpoint()) == "step=10.ckpt"
+    assert last(tmp_path, RunCheckpoint()) == "step=10.ckpt"
 
 
 def test_newest_is_by_time_not_by_number(tmp_path):
     """A new run in the folder of a longer one: its few steps are what to go on from."""
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=10), max_epochs=1)
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=3, keep=1), max_epochs=1, max_steps=4)
-    assert last(tmp_path, Checkpoint()) == "step=4.ckpt"
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=10), max_epochs=1)
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=3, keep=1), max_epochs=1, max_steps=4)
+    assert last(tmp_path, RunCheckpoint()) == "step=4.ckpt"
     assert names(tmp_path) == ["4.ckpt", "10.ckpt", "13.ckpt"], "the other run's files are left alone"
 
 
 def test_another_folder(tmp_path):
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=4, dirpath=str(tmp_path / "elsewhere")), max_steps=4)
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=4, dirpath=str(tmp_path / "elsewhere")), max_steps=4)
     assert (tmp_path / "elsewhere" / "step=4.ckpt").is_file()
     assert not (tmp_path / "checkpoints").exists()
-    assert last(tmp_path, Checkpoint(dirpath=str(tmp_path / "elsewhere"))) == "step=4.ckpt"
+    assert last(tmp_path, RunCheckpoint(dirpath=str(tmp_path / "elsewhere"))) == "step=4.ckpt"
 
 
 def test_what_killed_writers_left_is_removed_at_the_start_of_training_only(tmp_path):
     folder = tmp_path / "checkpoints"
     (folder / "step=7.ckpt.tmp").mkdir(parents=True)
     (folder / "step=8.ckpt.tmp").write_bytes(b"half")
-    trainer = build_trainer(tmp_path, [Checkpoint()])
+    trainer = build_trainer(tmp_path, [RunCheckpoint()])
     trainer.validate(ToyModule(), ToyData())
     assert len(list(folder.iterdir())) == 2
     train(tmp_path, max_steps=2)
@@ -138,7 +138,7 @@ def test_what_killed_writers_left_is_removed_at_the_start_of_training_only(tmp_p
 
 def test_a_resumed_run_prunes_what_the_killed_one_wrote(tmp_path):
     settings = {"max_epochs": 1}
-    checkpoint = partial(Checkpoint, every_n_steps=2, keep=2)
+    checkpoint = partial(RunCheckpoint, every_n_steps=2, keep=2)
     with pytest.raises(RankError, match="died"):
         launch(train, tmp_path, Kill("on_train_batch_end", 8), checkpoint=checkpoint(), world=1, **settings)
     assert names(tmp_path) == ["4.ckpt", "6.ckpt"]
@@ -147,15 +147,15 @@ def test_a_resumed_run_prunes_what_the_killed_one_wrote(tmp_path):
 
 
 def test_settings_may_change_when_a_run_is_resumed(tmp_path, recwarn):
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=2), max_steps=4)
-    train(tmp_path, checkpoint=Checkpoint(every_n_steps=3, keep=1), ckpt_path="last", max_steps=6)
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=2), max_steps=4)
+    train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=3, keep=1), ckpt_path="last", max_steps=6)
     assert names(tmp_path) == ["6.ckpt"]
     assert not [w for w in recwarn if "callbacks used to create the checkpoint" in str(w.message)]
 
 
 def test_best_is_the_newest(tmp_path):
     module = ToyModule()
-    trainer = build_trainer(tmp_path, [ExactResume(), Checkpoint(every_n_steps=5)], max_epochs=1)
+    trainer = build_trainer(tmp_path, [ExactResume(), RunCheckpoint(every_n_steps=5)], max_epochs=1)
     trainer.fit(module, ToyData())
     assert Path(trainer.checkpoint_callback.best_model_path).name == "step=13.ckpt"
     trainer.validate(ckpt_path="best", datamodule=ToyData())
@@ -193,7 +193,7 @@ def test_nothing_is_written_in_a_trial_run(tmp_path):
 @pytest.mark.parametrize("setting", [{"every_n_steps": -1}, {"keep": 0}, {"keep": -2}])
 def test_bad_settings_are_refused(setting):
     with pytest.raises(ConfigError, match=f"{next(iter(setting))}: {next(iter(setting.values()))}"):
-        Checkpoint(**setting)
+        RunCheckpoint(**setting)
 
 
 # -------------------------------------------------------------------- sharded folders

@@ -9,9 +9,6 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
-from tests.callbacks.toy import Kill, ToyData, ToyLoader, ToyModule, assert_same_run, train
-from tests.helpers import build_tiny_tokenizer, tiny_model
-from tests.launch import RankError, launch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -22,6 +19,9 @@ from lit_align.core.forward import Scorer
 from lit_align.core.layout import build_rows
 from lit_align.core.module import StepRecord
 from lit_align.core.sharding import shard
+from tests.callbacks.toy import Kill, ToyData, ToyLoader, ToyModule, assert_same_run, train
+from tests.helpers import build_tiny_tokenizer, tiny_model
+from tests.launch import RankError, launch
 
 QUESTIONS = ["Why?", "Why?", "What is it?", "How far is the sea", "Who"]
 
@@ -122,7 +122,9 @@ def test_training_does_not_notice(tmp_path, temperature):
     assert all(part.training for part in watched.policy.modules())
 
 
-@pytest.mark.parametrize(("hook", "count"), [("on_train_batch_end", 3), ("on_train_batch_end", 11), ("on_train_end", 1)])
+@pytest.mark.parametrize(
+    ("hook", "count"), [("on_train_batch_end", 3), ("on_train_batch_end", 11), ("on_train_end", 1)]
+)
 def test_a_killed_run_has_the_same_completions(tmp_path, hook, count):
     sampling = {"every_n_steps": 3, "temperature": 1.0}
     write(tmp_path / "whole", table(**sampling))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.callbacks.toy import Kill, ToyModule, assert_same_run, rows, train
-from tests.launch import RankError, launch
 
 from lit_align.callbacks import DriftAlarm
 from lit_align.core.errors import ConfigError
+from tests.callbacks.toy import Kill, ToyModule, assert_same_run, rows, train
+from tests.launch import RankError, launch
 
 WARNING = "likelihood displacement"
 

@@ -12,12 +12,11 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
+
+from lit_align.callbacks import ExactResume, RunCheckpoint
+from lit_align.core.errors import ConfigError
 from tests.callbacks.toy import Kill, KilledWriter, ToyData, ToyModule, assert_same_run, build_trainer, rows, train
 from tests.launch import RankError, launch
-
-from lit_align.callbacks import Checkpoint, ExactResume
-from lit_align.core.errors import ConfigError
-
 
 SETTINGS = {
     "accumulating": {"accumulate_grad_batches": 3, "val_check_interval": 4},
@@ -119,7 +118,7 @@ class Draws(Callback):
 
 def test_all_generators_are_restored_and_the_file_loads_without_code(tmp_path):
     whole, resumed = Draws(), Draws()
-    train(tmp_path, whole, checkpoint=Checkpoint(every_n_steps=5, keep=-1))
+    train(tmp_path, whole, checkpoint=RunCheckpoint(every_n_steps=5, keep=-1))
     path = tmp_path / "checkpoints" / "step=5.ckpt"
     torch.load(path, weights_only=True)
     train(tmp_path, resumed, ckpt_path=str(path))
@@ -142,14 +141,14 @@ def test_changed_settings_are_refused_by_name(tmp_path, change, message):
 def test_changed_settings_can_be_allowed(tmp_path):
     train(tmp_path, max_steps=6)
     module = ToyModule()
-    trainer = build_trainer(tmp_path, [ExactResume(allow_changes=True), Checkpoint()], accumulate_grad_batches=2)
+    trainer = build_trainer(tmp_path, [ExactResume(allow_changes=True), RunCheckpoint()], accumulate_grad_batches=2)
     trainer.fit(module, ToyData(), ckpt_path="last")
     assert len(module.losses) == 7 + 13
 
 
 def test_other_verbs_do_not_care(tmp_path):
     train(tmp_path, max_steps=6)
-    trainer = build_trainer(tmp_path, [ExactResume(), Checkpoint()], accumulate_grad_batches=2)
+    trainer = build_trainer(tmp_path, [ExactResume(), RunCheckpoint()], accumulate_grad_batches=2)
     before = rows(tmp_path)
     trainer.validate(ToyModule(), ToyData(), ckpt_path="last")
     assert rows(tmp_path)[: len(before)] == before
@@ -157,7 +156,7 @@ def test_other_verbs_do_not_care(tmp_path):
 
 
 def test_a_checkpoint_without_the_callback_is_used_with_a_warning(tmp_path):
-    trainer = build_trainer(tmp_path, [Checkpoint(every_n_steps=4)], max_steps=6)
+    trainer = build_trainer(tmp_path, [RunCheckpoint(every_n_steps=4)], max_steps=6)
     trainer.fit(ToyModule(), ToyData())
     with pytest.warns(UserWarning, match="written without ExactResume"):
         train(tmp_path, ckpt_path="last", max_steps=8)

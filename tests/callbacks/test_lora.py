@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 
-from lit_align.callbacks import Checkpoint, ExactResume, LoRA, QLoRA
+from lit_align.callbacks import ExactResume, LoRA, QLoRA, RunCheckpoint
 from lit_align.core.errors import ConfigError
 from lit_align.core.policy import PolicySpec, build_policy
 from lit_align.data.module import PreferenceDataModule
@@ -25,7 +25,7 @@ def fit(model: str, root: Path, callbacks, method=DPO, resume: str | None = None
     L.seed_everything(3, verbose=False)
     module = method(policy=model, learning_rate=1e-2)
     losses = Losses()
-    everything = [ExactResume(), Checkpoint(every_n_steps=1, keep=-1), losses, *callbacks]
+    everything = [ExactResume(), RunCheckpoint(every_n_steps=1, keep=-1), losses, *callbacks]
     trainer = train(module, root, everything, resume=resume)
     return module, losses.values, trainer
 

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from tests.callbacks.toy import Kill, ToyModule, assert_same_run, rows, train
-from tests.launch import RankError, launch
 
 from lit_align.callbacks import NonFiniteGuard
 from lit_align.callbacks.non_finite_guard import NonFiniteError
 from lit_align.core.errors import ConfigError
+from tests.callbacks.toy import Kill, ToyModule, assert_same_run, rows, train
+from tests.launch import RankError, launch
 
 NAN, INF = math.nan, math.inf
 QUIET = {"max_epochs": 1, "limit_val_batches": 0}
@@ -41,7 +41,9 @@ def test_gradients_alone_name_all_rows_of_the_step(tmp_path):
         def on_after_backward(self):
             self.policy[0].bias.grad[3] = INF
 
-    with pytest.raises(NonFiniteError, match=r"rows \d+, \d+, whose own losses are finite; .* parameters policy.0.bias\n") as caught:
+    with pytest.raises(
+        NonFiniteError, match=r"rows \d+, \d+, whose own losses are finite; .* parameters policy.0.bias\n"
+    ) as caught:
         train(tmp_path, NonFiniteGuard(), module=Steep(), **QUIET)
     assert "policy.0.weight" not in caught.value.got
 

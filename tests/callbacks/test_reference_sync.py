@@ -6,14 +6,14 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
-from tests.callbacks.toy import Kill, ToyModule, assert_same_run, train
-from tests.launch import RankError, launch
 from torch import nn
 
-from lit_align.callbacks import Checkpoint, ReferenceSync
+from lit_align.callbacks import ReferenceSync, RunCheckpoint
 from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 from lit_align.references import FrozenCopy, Reference
+from tests.callbacks.toy import Kill, ToyModule, assert_same_run, train
+from tests.launch import RankError, launch
 
 
 def vector(module: nn.Module) -> torch.Tensor:
@@ -79,7 +79,9 @@ def test_vectors(alpha, every, policy_after_step, initial, expected):
         assert reference.scorer.model[0].tolist() == pytest.approx(after, abs=1e-12)
 
 
-@pytest.mark.parametrize(("hook", "count"), [("on_train_batch_end", 7), ("on_before_optimizer_step", 5), ("on_validation_start", 5)])
+@pytest.mark.parametrize(
+    ("hook", "count"), [("on_train_batch_end", 7), ("on_before_optimizer_step", 5), ("on_validation_start", 5)]
+)
 def test_a_killed_run_has_the_same_reference(tmp_path, hook, count):
     settings = {"accumulate_grad_batches": 2, "val_check_interval": 4}
     sync = ReferenceSync(0.6, 3)
@@ -101,7 +103,7 @@ def ToyWithReference() -> ToyModule:
 
 
 def test_the_step_of_the_last_refresh_is_in_the_checkpoint(tmp_path):
-    train(tmp_path, ReferenceSync(0.6, 3), checkpoint=Checkpoint(every_n_steps=4, keep=-1), max_epochs=1)
+    train(tmp_path, ReferenceSync(0.6, 3), checkpoint=RunCheckpoint(every_n_steps=4, keep=-1), max_epochs=1)
     saved = torch.load(tmp_path / "checkpoints" / "step=8.ckpt", weights_only=True)
     assert saved["callbacks"]["ReferenceSync"] == {"refreshed_at": 6}
 

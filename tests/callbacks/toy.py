@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lit_align.callbacks import Checkpoint, ExactResume
+from lit_align.callbacks import ExactResume, RunCheckpoint
 from lit_align.core.checkpoint_io import AtomicCheckpointIO
 from lit_align.core.module import StepRecord
 from lit_align.core.sharding import shard
@@ -198,7 +198,7 @@ def train(
     folder: Path,
     *extra: Callback,
     ckpt_path: str | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: RunCheckpoint | None = None,
     module: ToyModule | None = None,
     data: ToyData | None = None,
     **kwargs: Any,
@@ -206,7 +206,7 @@ def train(
     """Run a toy with exact resume, or go on with it."""
     seed_everything(11, verbose=False)
     module = module or ToyModule()
-    checkpoint = checkpoint or Checkpoint(every_n_steps=2)
+    checkpoint = checkpoint or RunCheckpoint(every_n_steps=2)
     trainer = build_trainer(folder, [ExactResume(), *extra, checkpoint], **kwargs)
     trainer.fit(module, data or ToyData(), ckpt_path=ckpt_path)
     return module

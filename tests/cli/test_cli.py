@@ -226,7 +226,7 @@ def test_a_refused_setting_of_the_trainer_is_the_users_error(folder, capsys):
 
 
 def test_a_callback_with_state_given_twice_is_the_users_error(folder, capsys):
-    twice = ("--trainer.callbacks+=Checkpoint", "--trainer.callbacks+=Checkpoint", "--trainer.callbacks.keep=9")
+    twice = ("--trainer.callbacks+=DriftAlarm", "--trainer.callbacks+=DriftAlarm")
     assert run("fit", *DPO, *TRAIN, *twice) == 2
     assert "more than one stateful callback" in capsys.readouterr().err
 

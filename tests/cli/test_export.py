@@ -15,7 +15,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from lit_align.__main__ import main
-from lit_align.callbacks import Checkpoint, LoRA, QLoRA
+from lit_align.callbacks import LoRA, QLoRA, RunCheckpoint
 from lit_align.core.errors import ConfigError
 from lit_align.core.fsdp2 import FSDP2Strategy
 from lit_align.core.policy import LoRASpec, PolicySpec, QuantizationSpec, build_policy, load_tokenizer
@@ -190,7 +190,7 @@ def run_folder(tiny_model_dir, tmp_path_factory) -> tuple[Path, DPO]:
     root = tmp_path_factory.mktemp("run")
     L.seed_everything(3, verbose=False)
     module = DPO(policy=tiny_model_dir, learning_rate=1e-2)
-    train(module, root, [LoRA(r=4), Checkpoint(every_n_steps=4)], chat_template="transcript")
+    train(module, root, [LoRA(r=4), RunCheckpoint(every_n_steps=4)], chat_template="transcript")
     return root, module
 
 
@@ -221,14 +221,14 @@ class TestCommand:
 
     def test_4_bit_run(self, tiny_model_dir, tmp_path):
         module = DPO(policy=tiny_model_dir, learning_rate=1e-2)
-        train(module, tmp_path, [QLoRA(r=4), Checkpoint()])
+        train(module, tmp_path, [QLoRA(r=4), RunCheckpoint()])
         assert main(["export", "--run", str(tmp_path)]) == 0
         plain = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
         torch.testing.assert_close(outputs(plain), policy_logps(module), atol=5e-5, rtol=0)
 
     def test_reward_run(self, tiny_model_dir, tmp_path):
         module = BradleyTerry(policy=tiny_model_dir, learning_rate=1e-2)
-        train(module, tmp_path, [Checkpoint()])
+        train(module, tmp_path, [RunCheckpoint()])
         assert main(["export", "--run", str(tmp_path)]) == 0
         plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "export")
         torch.testing.assert_close(outputs(plain), policy_logps(module), atol=5e-5, rtol=0)
@@ -267,7 +267,7 @@ def train_sharded(model: str, root: Path, lora: bool) -> list:
     trainer = L.Trainer(
         accelerator="cpu", devices=2, strategy=FSDP2Strategy(), max_steps=2, default_root_dir=str(root),
         logger=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        callbacks=[Checkpoint(), *([LoRA(r=4)] if lora else [])],
+        callbacks=[RunCheckpoint(), *([LoRA(r=4)] if lora else [])],
     )  # fmt: skip
     pairs = PreferenceDataModule(write_pairs(root), batch_size=2, cache_dir=str(root / "cache"))
     trainer.fit(module, pairs)

@@ -451,6 +451,39 @@ def test_template_that_hides_the_completion():
         make(tk.byte_tokenizer(template))(chat_pair())
 
 
+def test_template_that_does_not_know_texts():
+    template = "{% for m in messages %}{{ m['role'] }}:{% for part in m['content'] %}{{ part['text'] }}{% endfor %};{% endfor %}"
+    with pytest.raises(DataError, match="does not show"):
+        make(tk.byte_tokenizer(template))(chat_pair())
+
+
+def test_template_that_writes_the_reasoning_in_another_way():
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] + '\n' }}"
+        "{% if m['role'] == 'assistant' %}{% set parts = m['content'].split('</think>') %}"
+        "{{ '<think>\n' + parts[0].replace('<think>', '').strip() + '\n</think>\n' + parts[1].strip() }}"
+        "{% else %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer = tk.byte_tokenizer(template, eos="<|im_end|>")
+    example = make(tokenizer)(chat_pair(chosen="<think> so </think>\n\nYes.", rejected="<think>hm</think>No."))
+    assert completions(example, tokenizer) == [
+        "<think>\nso\n</think>\nYes.<|im_end|>",
+        "<think>\nhm\n</think>\nNo.<|im_end|>",
+    ]
+
+
+def test_last_turn_written_in_another_way_than_the_others():
+    # As Phi-3's: EOS stands only at the very end.
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ eos_token }}{% endif %}"
+    )
+    tokenizer = tk.byte_tokenizer(template)
+    example = make(tokenizer, SFT)(demonstration(*MULTI_TURN))
+    assert scored(example, tokenizer) == "b1<|im_end|>|d1<|im_end|>\n</s>"
+
+
 def test_system_prompt_needs_conversations():
     with pytest.raises(ConfigError, match="as_chat"):
         make(tk.byte_tokenizer(), system_prompt="s")(pair("a", "b", "c"))

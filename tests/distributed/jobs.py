@@ -38,8 +38,6 @@ METHODS: dict[str, Callable[..., AlignmentModule]] = {
     "sft": SFT,
     "bradley_terry": partial(BradleyTerry, center=0.05),
 }
-TRAIN_EXAMPLES = 14
-"""Not a multiple of any batch size here: the last step of an epoch is smaller than the others."""
 VALIDATION_EXAMPLES = 7
 
 
@@ -58,6 +56,8 @@ class Job:
     rows: int = 8
     """Examples per micro-batch and rank."""
     accumulate: int = 1
+    examples: int = 14
+    """By default not a multiple of any batch size here: the last step of an epoch is smaller than the others."""
     epochs: int = 2
     sgd: float | None = 0.05
     """Learning rate of plain gradient descent, which unlike Adam shows a wrong scale; None for the default AdamW."""
@@ -149,14 +149,15 @@ class Data(L.LightningDataModule):
     def __init__(self, job: Job) -> None:
         super().__init__()
         self.job = job
+        self.pending: dict[str, Any] | None = None
 
     def train_dataloader(self) -> ResumableLoader:
-        examples = make_examples(self._kind, TRAIN_EXAMPLES, seed=1)
+        examples = make_examples(self._kind, self.job.examples, seed=1)
         self.loader = ResumableLoader(
             examples,
             self._sampler(examples, shuffle=self.job.shuffle, remainder="wrap"),
             self._collate,
-            Run(accumulation=lambda: self.trainer.accumulate_grad_batches),
+            Run(accumulation=lambda: self.trainer.accumulate_grad_batches, restore=self._take_pending),
         )
         return self.loader
 
@@ -168,8 +169,11 @@ class Data(L.LightningDataModule):
         return self.loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # The learning-rate schedule has asked for the number of steps, so the loader exists.
-        self.loader.load_state_dict(state_dict)
+        self.pending = state_dict
+
+    def _take_pending(self) -> dict[str, Any] | None:
+        pending, self.pending = self.pending, None
+        return pending
 
     @property
     def _kind(self) -> DataKind:

@@ -13,10 +13,10 @@ from functools import partial
 
 import pytest
 import torch
-from tests.distributed.jobs import METHODS, Job, Result, run
-from tests.launch import launch
 
 from lit_align.callbacks import LoRA, QLoRA, ReferenceSync
+from tests.distributed.jobs import METHODS, Job, Result, run
+from tests.launch import launch
 
 TOLERANCE = 1e-5
 STRATEGIES = ("ddp", "fsdp2")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from tests.callbacks.toy import build_trainer, rows, train
 
 from lit_align.evaluation.jsonl_file import JsonlFile
 from lit_align.evaluation.jsonl_logger import JsonlLogger
+from tests.callbacks.toy import build_trainer, rows, train
 
 
 def test_numbers_are_exact(tmp_path):

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 
 import lit_align
 from lit_align import PreferenceDataModule
-from lit_align.callbacks import Checkpoint, ExactResume
+from lit_align.callbacks import ExactResume, RunCheckpoint
 from lit_align.core.batch import DataKind
 from lit_align.core.module import AlignmentModule, reduce_terms
 from tests.cases import CASES, Case
@@ -147,7 +147,7 @@ def test_resumed_run_equals_uninterrupted(case: Case, accumulate, tiny_model_dir
     dropout = {"dropout": True}
 
     def callbacks(folder: str) -> list[Callback]:
-        return [ExactResume(), Checkpoint(every_n_steps=3, keep=-1, dirpath=str(tmp_path / folder))]
+        return [ExactResume(), RunCheckpoint(every_n_steps=3, keep=-1, dirpath=str(tmp_path / folder))]
 
     whole, losses = fit(
         case, tiny_model_dir, pairs_file, tmp_path, shuffled, module=dropout, callbacks=callbacks("whole"), **settings

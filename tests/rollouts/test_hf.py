@@ -7,8 +7,6 @@ import warnings
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.helpers import build_tiny_tokenizer, tiny_model
-from tests.launch import launch
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForSequenceClassification
 
@@ -16,6 +14,8 @@ from lit_align.core.errors import ConfigError, DataError
 from lit_align.core.forward import Scorer
 from lit_align.core.sharding import shard
 from lit_align.rollouts.hf import Completion, encode_prompt, generate
+from tests.helpers import build_tiny_tokenizer, tiny_model
+from tests.launch import launch
 
 EOS = 2
 PROMPTS = ["a", "The quick brown fox", "jumps over", "the lazy dog, and then some more text", "z" * 11]

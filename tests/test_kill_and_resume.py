@@ -1,0 +1,126 @@
+"""The command line, killed with SIGKILL and given again with `--ckpt_path last`, ends as if it had not been killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+MOMENTS = {
+    "inside the accumulation window": ("batch", 9),
+    "before a backward pass": ("forward", 14),
+    "during validation": ("validation", 3),
+    "while a checkpoint is written": ("saving", 2),
+    "before the first checkpoint": ("batch", 2),
+}
+CONVERT = {"KTO": "pairs_to_unpaired", "SFT": "pairs_to_chosen"}
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory) -> str:
+    """Twenty-two pairs: neither the epoch nor the last window comes out even."""
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    rows = [
+        {"prompt": f"Write {i}: ", "chosen": "yes " * (1 + i % 4) + str(i), "rejected": "no " * (1 + i % 3)}
+        for i in range(22)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def command(method: str, model: str, file: str, folder: Path, callbacks: list[dict[str, Any]]) -> list[str]:
+    """Two epochs with dropout, accumulation over two micro-batches, and a validation inside the epoch."""
+    config = {
+        "model": {"class_path": method, "init_args": {
+            "policy": model, "dropout": True, "learning_rate": 1e-3,
+        }},
+        "data": {
+            "train": file, "validation": file, "batch_size": 2, "convert": CONVERT.get(method),
+            "cache_dir": str(folder.parent / "cache"),
+        },
+        "trainer": {
+            "accelerator": "cpu", "max_epochs": 2, "accumulate_grad_batches": 2, "val_check_interval": 5,
+            "log_every_n_steps": 1, "default_root_dir": str(folder), "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [
+                {"class_path": "ExactResume"},
+                {"class_path": "RunCheckpoint", "init_args": {"every_n_steps": 2}},
+                *callbacks,
+            ],
+        },
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.with_suffix(".json")
+    path.write_text(json.dumps(config))
+    return [sys.executable, "-m", "lit_align", "fit", "--config", str(path)]
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command from the checkout, one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        arguments, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300, check=False
+    )
+
+
+def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Weights of the last checkpoint, and everything that was logged."""
+    newest = max((folder / "checkpoints").glob("step=*.ckpt"), key=lambda p: int(p.stem.split("=")[1]))
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return torch.load(newest, weights_only=True)["state_dict"], [json.loads(line) for line in lines]
+
+
+def check(method: str, moment: str, model: str, file: str, folder: Path, callbacks: list[dict[str, Any]]) -> None:
+    """Run once through, run once killed and resumed, and compare bit for bit."""
+    through = run(command(method, model, file, folder / "through", callbacks))
+    assert through.returncode == 0, through.stderr[-3000:]
+    where, count = MOMENTS[moment]
+    kill = {"class_path": "tests.kill.Kill", "init_args": {"moment": where, "count": count}}
+    killed = command(method, model, file, folder / "killed", [*callbacks, kill])
+    assert run([*killed, "--ckpt_path", "last"]).returncode == -signal.SIGKILL
+    again = run([*killed, "--ckpt_path", "last"])
+    assert again.returncode == 0, again.stderr[-3000:]
+    expected, logged = outcome(folder / "through")
+    weights, log = outcome(folder / "killed")
+    assert weights.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(weights[name], expected[name])]
+    assert not different
+    assert log == logged
+
+
+def test_dpo_killed_inside_an_accumulation_window(tiny_model_dir, pairs_file, tmp_path):
+    check("DPO", "inside the accumulation window", tiny_model_dir, pairs_file, tmp_path, [])
+
+
+LORA = [{"class_path": "LoRA", "init_args": {"r": 4, "dropout": 0.1}}]
+QLORA = [{"class_path": "QLoRA", "init_args": {"r": 4, "dropout": 0.1}}]
+REFRESH = [{"class_path": "ReferenceSync", "init_args": {"alpha": 0.6, "every_n_steps": 3}}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_every_moment(moment, tiny_model_dir, pairs_file, tmp_path):
+    check("DPO", moment, tiny_model_dir, pairs_file, tmp_path, REFRESH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "callbacks"),
+    [
+        *(pytest.param(m, [], id=m) for m in ("SFT", "ConservativeDPO", "IPO", "SimPO", "ORPO", "KTO", "BradleyTerry")),
+        pytest.param("DPO", LORA, id="DPO-LoRA"),
+        pytest.param("DPO", QLORA, id="DPO-QLoRA"),
+        pytest.param("DPO", [*LORA, *REFRESH], id="DPO-LoRA-refreshed"),
+        pytest.param("KTO", REFRESH, id="KTO-refreshed"),
+    ],
+)
+def test_every_method(method, callbacks, tiny_model_dir, pairs_file, tmp_path):
+    check(method, "inside the accumulation window", tiny_model_dir, pairs_file, tmp_path, callbacks)
