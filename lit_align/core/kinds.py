@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_align.core.batch import DataKind, DemonstrationBatch, LabelBatch, PairBatch
+from lit_align.core.forward import Scorer
 from lit_align.core.metrics import all_reduce_sum
 from lit_align.core.module import AlignmentModule
 from lit_align.core.outputs import PairLogps, SequenceLogps, Term
@@ -25,6 +26,7 @@ def as_terms(losses: Losses) -> dict[str, Term]:
 class PairwiseModule(AlignmentModule):
     """Methods that learn from a chosen and a rejected response to one prompt."""
 
+    policy: Scorer
     data_kind = DataKind.PAIRS
     beta: float
     """Scale of the implicit rewards."""
@@ -87,6 +89,7 @@ def pair_up(logps: SequenceLogps, batch: PairBatch) -> PairLogps:
 class UnpairedModule(AlignmentModule):
     """Methods that learn from single completions marked desirable or undesirable."""
 
+    policy: Scorer
     data_kind = DataKind.UNPAIRED
     beta: float
     """Scale of the implicit rewards."""
@@ -148,6 +151,7 @@ class UnpairedModule(AlignmentModule):
 class DemonstrationModule(AlignmentModule):
     """Methods that imitate texts."""
 
+    policy: Scorer
     data_kind = DataKind.DEMONSTRATIONS
     needs_reference = False
 

@@ -73,6 +73,8 @@ class AlignmentModule(LightningModule, ABC):
     """Whether unpaired batches carry mismatched prompts and completions, for a KL estimate."""
     head: ClassVar[Literal["lm", "reward"]] = "lm"
     requires: ClassVar[frozenset[Capability]] = frozenset()
+    policy: Scorer | RewardScorer
+    """Built by `configure_model`."""
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class AlignmentModule(LightningModule, ABC):
         lr_scheduler: LRSchedulerCallable | None = None,
         layout: Literal["auto", "padded", "packed", "shared"] = "auto",
         dtype: Literal["float32", "bfloat16", "float16", "float64", "auto"] = "float32",
-        attention: str | None = None,
+        attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None,
         activation_checkpointing: bool = False,
         dropout: bool = False,
         trust_remote_code: bool = False,
@@ -115,7 +117,6 @@ class AlignmentModule(LightningModule, ABC):
         self.lr_scheduler_factory = lr_scheduler
         self.layout = layout
 
-        self.policy: Scorer | RewardScorer
         self.reference: Reference | None = None
         self.resolved_layout = Layout.PADDED
         self.meter = Meter()
@@ -142,11 +143,11 @@ class AlignmentModule(LightningModule, ABC):
         """Check that the callbacks provide what the method requires."""
         if stage != "fit":
             return
-        provided = {c for callback in self.trainer.callbacks for c in getattr(callback, "provides", ())}  # type: ignore[attr-defined]
+        provided = {c for callback in self.trainer.callbacks for c in getattr(callback, "provides", ())}
         for capability in sorted(self.requires - provided):
             raise ConfigError(
                 f"{type(self).__name__} needs a callback that provides '{capability.value}'",
-                got=", ".join(type(callback).__name__ for callback in self.trainer.callbacks) or "no callbacks",  # type: ignore[attr-defined]
+                got=", ".join(type(callback).__name__ for callback in self.trainer.callbacks) or "no callbacks",
                 fix="add one under trainer.callbacks in the configuration",
             )
 
@@ -165,6 +166,7 @@ class AlignmentModule(LightningModule, ABC):
                 has_adapters=self.policy_spec.lora is not None,
                 will_refresh=self.reference_will_refresh,
             )
+            assert isinstance(self.policy, Scorer), "reward models have no reference"
             self.reference.build(self.policy, self.policy_spec)
             # Known before a checkpoint is read: a refreshed reference has to be among what is restored.
             self.reference.is_state = self.reference_will_refresh
@@ -188,7 +190,7 @@ class AlignmentModule(LightningModule, ABC):
     def on_fit_start(self) -> None:
         """Fill a precomputed reference, now that weights and data are in place."""
         if isinstance(self.reference, Precomputed):
-            self.reference.fill(self.trainer.datamodule, self.policy_spec, self.device, self.resolved_layout)  # type: ignore[attr-defined]
+            self.reference.fill(self.trainer.datamodule, self.policy_spec, self.device, self.resolved_layout)
 
     # ---------------------------------------------------------------- steps
 

@@ -145,14 +145,21 @@ def _placeholder(entry: description.STORAGE_TYPES) -> Any:
 
 
 def _unflatten(entries: dict[tuple[Any, ...], Any]) -> dict[str, Any]:
-    """Nested dictionaries from paths; paths through lists are made of dictionaries by index."""
-    nested: dict[str, Any] = {}
+    """Nested dictionaries and lists from paths; where a path has numbers, there was a list."""
+    nested: dict[Any, Any] = {}
     for path, value in entries.items():
         place = nested
         for step in path[:-1]:
             place = place.setdefault(step, {})
         place[path[-1]] = value
-    return nested
+    return {name: _with_lists(value) for name, value in nested.items()}
+
+
+def _with_lists(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    inside = {key: _with_lists(entry) for key, entry in value.items()}
+    return [inside[number] for number in sorted(inside)] if all(isinstance(key, int) for key in inside) else inside
 
 
 # -------------------------------------------------------------------- reading without running code

@@ -42,7 +42,8 @@ def source_fingerprint(path: Path) -> str:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in files:
         digest.update(str(file.relative_to(path)).encode() + b"\0")
-        digest.update(bytes.fromhex(_hash_file(file)))
+        stat = file.stat()
+        digest.update(bytes.fromhex(_hash_unchanged(file, stat.st_size, stat.st_mtime_ns)))
     return digest.hexdigest()
 
 
@@ -120,6 +121,12 @@ class ExampleCache:
             if self.load(key) is None:
                 raise
         return read_store(entry / _EXAMPLES)
+
+
+@cache
+def _hash_unchanged(path: Path, size: int, changed: int) -> str:
+    """`_hash_file`, once per process for a file of a size and time."""
+    return _hash_file(path)
 
 
 def _hash_file(path: Path) -> str:

@@ -133,6 +133,10 @@ class TrainingLoader(ABC):
     def batches(self, position: int, state: State | None) -> Iterator[Batch]:
         """Micro-batches of the epoch from `position` on."""
 
+    @abstractmethod
+    def started(self, state: State | None) -> None:
+        """Called when the second batch after a restored state is asked for."""
+
     def total(self) -> float:
         """Micro-batches in the epoch, as far as it is known."""
         return self.run.limit()
@@ -170,9 +174,6 @@ class TrainingLoader(ABC):
                     if position == done + 1:
                         self.started(state)
         self.over = True
-
-    def started(self, state: State | None) -> None:
-        """Called when the second batch after `state` is asked for."""
 
     def _count(self, batches: Sequence[Batch]) -> Counts:
         """What the window's micro-batches hold on all ranks."""
@@ -218,6 +219,9 @@ class ResumableLoader(TrainingLoader):
         """The rest of the epoch that Lightning has set."""
         self.batch_sampler.start = position
         return cast(Iterator[Batch], iter(self._loader))
+
+    def started(self, state: State | None) -> None:
+        """Nothing is to be done: Lightning knows the length, and so where it stands."""
 
     def state_dict(self) -> State:
         """The position, 0 at the end of an epoch. Not the epoch: a saved one is stale there."""

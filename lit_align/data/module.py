@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.batch import DataKind, Layout
-from lit_align.core.errors import ConfigError
+from lit_align.core.errors import ConfigError, DataError
 from lit_align.core.pretrained import load_tokenizer
 from lit_align.data.cache import default_folder
 from lit_align.data.collate import Collator
@@ -223,7 +223,7 @@ class PreferenceDataModule(LightningDataModule):
         method = self._method()
         model = getattr(method, "policy_name", None) or self.tokenizer_name
         return Pipeline(
-            replace(self.recipe, max_length=self._max_length()),
+            self._allowed_recipe(),
             self.tokenizer,
             kind,
             learner="This method" if method is None else type(method).__name__,
@@ -233,7 +233,10 @@ class PreferenceDataModule(LightningDataModule):
     def _build(self, split: str, kind: DataKind | None = None) -> ExampleStore:
         source = self._required(split)
         pipeline = self.pipeline(kind or self._kind(split))
-        store, self.reports[split] = pipeline.cached(source, self.cache_dir, training=self._trains(split))
+        store, report = pipeline.cached(source, self.cache_dir, training=self._trains(split))
+        if pipeline.recipe.max_length < self.recipe.max_length:
+            report.notes.append(f"max_length {pipeline.recipe.max_length}: the tokenizer allows no more")
+        self.reports[split] = report
         return store
 
     # ---------------------------------------------------------------- cached reference values
@@ -271,7 +274,7 @@ class PreferenceDataModule(LightningDataModule):
         else:
             loader = self._batching().training(self._stores["train"], self._collator("train"), run)
             self._loader = loader
-            self._report_coverage(loader)
+            self._check_coverage(loader)
         return self._loader
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
@@ -308,10 +311,17 @@ class PreferenceDataModule(LightningDataModule):
             )
         return stream
 
-    def _report_coverage(self, loader: ResumableLoader) -> None:
-        """Say what an epoch leaves out or repeats, where that is anything."""
+    def _check_coverage(self, loader: ResumableLoader) -> None:
+        """Say what an epoch leaves out or repeats, where that is anything; refuse an epoch of nothing."""
         trainer, sampler = self.trainer, loader.batch_sampler
         assert trainer is not None
+        if not len(loader):
+            raise DataError(
+                "There is not one training batch.",
+                file=self._required("train"),
+                value=f"{len(loader.examples)} examples, batch_size {self.batch_size}, drop_last {self.drop_last}",
+                fix="Set data.drop_last: false, lower data.batch_size, or give more data.",
+            )
         notes = coverage_notes(sampler.left_out, sampler.repeated)
         report = self.reports["train"]
         if notes and not set(notes) <= set(report.notes):
@@ -347,7 +357,7 @@ class PreferenceDataModule(LightningDataModule):
             score_prompts=getattr(method, "score_prompts", False),
             pad_id=pad_id(self.tokenizer),
             mismatched=getattr(method, "needs_kl", False),
-            max_length=self._max_length(),
+            max_length=self._allowed_recipe().max_length,
         )
 
     # ---------------------------------------------------------------- state
@@ -388,9 +398,13 @@ class PreferenceDataModule(LightningDataModule):
             self._tokenizer = adjusted(load_tokenizer(name, revision, trust), self.chat_template, self.eos_token)
         return self._tokenizer
 
-    def _max_length(self) -> int:
-        """The limit on tokens, within what the tokenizer allows."""
-        return min(self.recipe.max_length, self.tokenizer.model_max_length)
+    def _allowed_recipe(self) -> Recipe:
+        """The recipe with limits within what the tokenizer allows."""
+        recipe, allowed = self.recipe, self.tokenizer.model_max_length
+        if recipe.max_length <= allowed:
+            return recipe
+        prompt = recipe.max_prompt_length
+        return replace(recipe, max_length=allowed, max_prompt_length=prompt if prompt and prompt < allowed else None)
 
     def _method(self) -> LightningModule | None:
         return self.trainer.lightning_module if self.trainer is not None else self._given_method

@@ -131,14 +131,22 @@ class Pipeline:
         rows = read_rows(source, streaming=local_path(source) is not None)
         fmt = self.recognise(source, *peek(rows))
         report.format = fmt.describe()
-        if self.recipe.convert is not None and self.kind is fmt.kind:
-            report.notes.append(f"convert: {self.recipe.convert} has nothing to do, the rows are {_NOUNS[fmt.kind]}")
+        report.notes += self._notes(fmt)
         steps = RowSteps(self, fmt, report)
         iterable: Iterable[dict[str, Any]] = rows
         if sys.stderr.isatty():
             iterable = track(rows, f"tokenising {source}", total=getattr(rows, "num_rows", None))
         yield from steps.records(iterable)
         steps.checks.finish(training)
+
+    def _notes(self, fmt: Format) -> list[str]:
+        """What the report says besides counts."""
+        notes = []
+        if self.recipe.convert is not None and self.kind is fmt.kind:
+            notes.append(f"convert: {self.recipe.convert} has nothing to do, the rows are {_NOUNS[fmt.kind]}")
+        if fmt.conversational and "strftime_now" in str(self.tokenizer.chat_template):
+            notes.append("the chat template writes today's date: examples made on another day differ")
+        return notes
 
     def first(self, source: str, count: int) -> Preview:
         """The first rows of a source that get as far as the tokeniser, and what comes of them."""
@@ -295,10 +303,12 @@ class RowStream:
         self.finished = finished
         self.fmt = pipeline.recognise(source, *peek(read_rows(source, streaming=True)))
         self._steps = self._new_steps()
+        self._skipped = 0
 
     def rows(self, skip: int) -> Iterator[dict[str, Any]]:
         """Begins a pass behind the first `skip` rows."""
         self._steps = self._new_steps()
+        self._skipped = skip
         if skip:
             self._steps.report.notes.append(f"resumed: rows 1 to {skip} of the stream were read before")
         return iter(read_rows(self.source, streaming=True).skip(skip))
@@ -308,9 +318,15 @@ class RowStream:
         return [record.example for record in self._steps.records(rows)]
 
     def close(self, notes: list[str]) -> None:
-        """Hands over the report."""
+        """Hands over the report.
+
+        Raises:
+            DataError: a whole pass gave nothing to learn from.
+        """
         self._steps.report.notes += notes
         self.finished(self._steps.report)
+        if not self._skipped:
+            self._steps.checks.finish(training=True)
 
     def _new_steps(self) -> RowSteps:
         report = DataReport(self.source, self.fmt.describe())

@@ -263,20 +263,23 @@ def group_key(row: CanonicalRow) -> str:
 
 
 def _find(text: str, words: str, position: int) -> tuple[int, int | None]:
-    """Where words stand in a text after a position: as they are, trimmed, or at least their last line.
+    """Where words stand in a text after a position: as they are, trimmed, or at least their end.
 
-    Many templates trim; some write what stands before the last line, a reasoning, in another way.
+    Many templates trim; some write what stands before an answer, its reasoning, in another way.
 
     Returns:
-        Their start, -1 where they are not found whole, and their end, None where nothing is found.
+        Their start, -1 where they are not found whole, and their end, None where not even that is found.
     """
     for version in (words, words.strip()):
         start = text.find(version, position)
         if version and start >= 0:
             return start, start + len(version)
     last_line = words.strip().rpartition("\n")[2].strip()
-    place = text.find(last_line, position)
-    return -1, place + len(last_line) if last_line and place >= 0 else None
+    for ending in (last_line, last_line[-3:]):
+        place = text.find(ending, position)
+        if ending and place >= 0:
+            return -1, place + len(ending)
+    return -1, None
 
 
 def _turns(messages: Sequence[Message], first: int) -> list[int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from lit_align.core.batch import Rows
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import Scorer
 from lit_align.core.policy import PolicySpec
-from lit_align.references.base import Reference
+from lit_align.references.base import Reference, evaluating
 
 
 class AdaptersOff(Reference):
@@ -32,10 +34,6 @@ class AdaptersOff(Reference):
     def token_logps(self, rows: Rows) -> Tensor:
         """Token log-probabilities [N] under the base model, nats."""
         (policy,) = self._policy
-        training = policy.training
-        policy.eval()
-        try:
-            with policy.model.disable_adapter():
-                return policy(rows)
-        finally:
-            policy.train(training)
+        model: Any = policy.model
+        with evaluating(policy), model.disable_adapter():
+            return policy(rows)

@@ -40,6 +40,6 @@ class FrozenCopy(Reference):
         reshard(self.scorer)
         for mine, theirs in zip(self.scorer.parameters(), policy.parameters(), strict=True):
             mine.lerp_(theirs.to(mine.dtype), alpha)
-        for mine, theirs in zip(self.scorer.buffers(), policy.buffers(), strict=True):
-            mine.copy_(theirs)
+        for kept, new in zip(self.scorer.buffers(), policy.buffers(), strict=True):
+            kept.copy_(new)
         self.is_state = True

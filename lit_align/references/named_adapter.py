@@ -15,7 +15,7 @@ from lit_align.core.errors import ConfigError
 from lit_align.core.forward import Scorer
 from lit_align.core.policy import PolicySpec
 from lit_align.core.sharding import reshard
-from lit_align.references.base import Reference
+from lit_align.references.base import Reference, evaluating
 
 _NAME = "reference"
 
@@ -35,7 +35,7 @@ class NamedAdapter(Reference):
         Raises:
             ConfigError: the policy has no adapters.
         """
-        model = policy.model
+        model: Any = policy.model
         if not hasattr(model, "peft_config"):
             raise ConfigError(
                 "reference: named_adapter needs a policy with adapters",
@@ -54,13 +54,8 @@ class NamedAdapter(Reference):
     def token_logps(self, rows: Rows) -> Tensor:
         """Token log-probabilities [N] under the reference adapter, nats."""
         (policy,) = self._policy
-        training = policy.training
-        policy.eval()
-        try:
-            with self._switched(policy.model):
-                return policy(rows)
-        finally:
-            policy.train(training)
+        with evaluating(policy), self._switched(policy.model):
+            return policy(rows)
 
     @torch.no_grad()
     def refresh(self, policy: Scorer, alpha: float) -> None:

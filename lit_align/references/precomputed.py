@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -129,7 +130,7 @@ def _score(scorer: Scorer, examples: Sequence[Example], layout: Layout) -> list[
     mine: dict[int, list[float]] = {}
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
-        rows = _to(build_rows([examples[i] for i in chosen], layout), device)
+        rows = move_data_to_device(build_rows([examples[i] for i in chosen], layout), device)
         sums = scorer.sequence_logps(rows).sums.cpu()
         parts = sums.split([len(examples[i].ids) for i in chosen])
         mine.update(zip(chosen, (part.tolist() for part in parts), strict=True))
@@ -138,16 +139,6 @@ def _score(scorer: Scorer, examples: Sequence[Example], layout: Layout) -> list[
         torch.distributed.all_gather_object(shares, mine)
         mine = {index: values for share in shares for index, values in share.items()}
     return [mine[i] for i in range(len(examples))]
-
-
-def _to(rows: Rows, device: torch.device) -> Rows:
-    segments = rows.segments
-    if segments is not None:
-        segments = segments._replace(
-            **{k: v.to(device) for k, v in segments._asdict().items() if isinstance(v, Tensor)}
-        )
-    moved = {k: v.to(device) for k, v in rows._asdict().items() if isinstance(v, Tensor)}
-    return rows._replace(**moved, segments=segments)
 
 
 def _split(flat: Tensor, examples: Sequence[Example]) -> list[list[float]]:

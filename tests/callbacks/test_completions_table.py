@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
@@ -29,7 +28,7 @@ QUESTIONS = ["Why?", "Why?", "What is it?", "How far is the sea", "Who"]
 def example(row: int, prompt: str) -> Example:
     tokenizer = build_tiny_tokenizer()
     ids = [1, *tokenizer(prompt)["input_ids"]]
-    return Example(row, [ids + [40 + row, 50, 2]], [len(ids)])
+    return Example(row, [[*ids, 40 + row, 50, 2]], [len(ids)])
 
 
 class WriterModule(ToyModule):
@@ -50,14 +49,6 @@ class WriterModule(ToyModule):
         return values.mean()
 
 
-class Loader(ToyLoader):
-    examples = [example(row, question) for row, question in enumerate(QUESTIONS)]
-
-
-class HeldOut(DataLoader):
-    examples = [example(row, question.upper()) for row, question in enumerate(QUESTIONS)]
-
-
 class WriterData(ToyData):
     """Loaders with `examples`, as those of PreferenceDataModule."""
 
@@ -65,12 +56,15 @@ class WriterData(ToyData):
         super().__init__()
         self.tokenizer = build_tiny_tokenizer()
 
-    def train_dataloader(self) -> Loader:
-        self.loader = Loader(self, self.trainer.global_rank, self.trainer.world_size)
-        return self.loader
+    def train_dataloader(self) -> ToyLoader:
+        loader = super().train_dataloader()
+        loader.examples = [example(row, question) for row, question in enumerate(QUESTIONS)]
+        return loader
 
-    def val_dataloader(self) -> HeldOut:
-        return HeldOut([self.batch(torch.arange(2))], batch_size=None, generator=torch.Generator())
+    def val_dataloader(self) -> DataLoader:
+        loader = super().val_dataloader()
+        loader.examples = [example(row, question.upper()) for row, question in enumerate(QUESTIONS)]
+        return loader
 
 
 class WriterModuleWithValidation(WriterModule):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lit_align.callbacks import ExactResume, RunCheckpoint
 from lit_align.core.errors import ConfigError
+from lit_align.core.fsdp2 import FSDP2Strategy
 from tests.callbacks.toy import Kill, KilledWriter, ToyData, ToyModule, assert_same_run, build_trainer, rows, train
 from tests.launch import RankError, launch
 
@@ -173,28 +172,43 @@ def test_a_new_run_puts_old_metrics_aside(tmp_path):
 # -------------------------------------------------------------------- ranks
 
 
-def rank_run(folder, batch=None, ckpt_path=None, sharded=False, **settings):
-    extra = [] if batch is None else [SaveAt(batch, folder / "saved.ckpt")]
-    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1) if sharded else "ddp"
-    module = train(folder, *extra, ckpt_path=ckpt_path, devices=2, strategy=strategy, **settings)
+STRATEGIES = {
+    "ddp": lambda: "ddp",
+    "fsdp2": FSDP2Strategy,
+    "fsdp2, reducing every micro-batch": lambda: FSDP2Strategy(sync_every_micro_batch=True),
+}
+
+
+def rank_run(folder, strategy="ddp", batch=None, **settings):
+    """Losses and weights of one rank; with `batch`, it saves there, without it goes on from what was saved."""
+    saved = folder / "saved.ckpt"
+    extra, path = ([], str(saved)) if batch is None else ([SaveAt(batch, saved)], None)
+    module = train(folder, *extra, ckpt_path=path, devices=2, strategy=STRATEGIES[strategy](), **settings)
     weights = [getattr(p, "full_tensor", lambda p=p: p)() for p in module.policy.parameters()]
     return module.losses, [weight.tolist() for weight in weights]
 
 
-@pytest.mark.parametrize("sharded", [False, True])
-@pytest.mark.parametrize("batch", [4, 5])
-def test_two_ranks(tmp_path, batch, sharded):
+RANKS = {"accumulate_grad_batches": 2, "max_epochs": 3, "limit_val_batches": 0}
+
+
+@pytest.mark.parametrize(("strategy", "batch"), [("ddp", 5), ("fsdp2", 4), ("fsdp2, reducing every micro-batch", 5)])
+def test_two_ranks(tmp_path, strategy, batch):
     """Each rank gets its own dropout masks and, inside a window, its own gradients back."""
-    settings = {"accumulate_grad_batches": 2, "max_epochs": 3, "limit_val_batches": 0, "sharded": sharded}
-    whole = launch(partial(rank_run, tmp_path, batch, **settings))
+    whole = launch(rank_run, tmp_path, strategy, batch, **RANKS)
     assert whole[0][0] != whole[1][0]
-    resumed = launch(partial(rank_run, tmp_path, None, str(tmp_path / "saved.ckpt"), **settings))
+    resumed = launch(rank_run, tmp_path, strategy, **RANKS)
     for (losses, weights), (later, weights_again) in zip(whole, resumed, strict=True):
         assert later == losses[batch:]
         assert weights_again == weights
 
 
+def test_gradients_out_of_reach_are_not_forgotten_in_silence(tmp_path):
+    launch(rank_run, tmp_path, "fsdp2", 5, **RANKS)
+    with pytest.raises(RankError, match="inside an accumulation window, without the window's gradients"):
+        launch(rank_run, tmp_path, "fsdp2", **RANKS)
+
+
 def test_another_number_of_ranks_is_refused(tmp_path):
-    launch(partial(rank_run, tmp_path, 4, max_steps=5))
+    launch(rank_run, tmp_path, batch=4, max_steps=5)
     with pytest.raises(ConfigError, match="world_size: 2 then, 1 now"):
         train(tmp_path, ckpt_path=str(tmp_path / "saved.ckpt"))

@@ -71,6 +71,9 @@ class ToyModule(LightningModule):
             shard(self.reference.copy, self._device_mesh["data_parallel"])
         self.policy.train()
 
+    def check_names(self, saved: set[str]) -> None:
+        assert saved == set(self.state_dict())
+
     def _values(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         chosen, rejected = self.policy(batch["chosen"])[:, 0], self.policy(batch["rejected"])[:, 0]
         with torch.no_grad():
@@ -183,11 +186,11 @@ class KilledWriter(AtomicCheckpointIO):
 
 def build_trainer(folder: Path, callbacks: list[Callback] | None = None, **kwargs: Any) -> Trainer:
     """A quiet trainer on one CPU that logs every step."""
-    settings: dict[str, Any] = dict(
-        accelerator="cpu", devices=1, max_epochs=2, log_every_n_steps=1, num_sanity_val_steps=1,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        inference_mode=False, logger=[JsonlLogger(str(folder))],
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "accelerator": "cpu", "devices": 1, "max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 1,
+        "enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False,
+        "inference_mode": False, "logger": [JsonlLogger(str(folder))],
+    }  # fmt: skip
     trainer = Trainer(default_root_dir=folder, callbacks=callbacks or [], **(settings | kwargs))
     if isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)) and "plugins" not in kwargs:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()

@@ -88,7 +88,7 @@ def test_a_file_cut_short_is_refused(io, tmp_path, kept):
 
 
 def test_a_missing_file_is_named(io, tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.ckpt: no such file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.ckpt: no such file"):
         io.load_checkpoint(tmp_path / "nowhere.ckpt")
 
 

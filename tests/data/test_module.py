@@ -172,6 +172,12 @@ def test_a_set_without_usable_rows(tmp_path, make):
         fit(tmp_path, make(path))
 
 
+def test_too_few_rows_for_one_batch(tmp_path, make):
+    path = write(tmp_path / "rows.jsonl", pair_rows(3))
+    with pytest.raises(DataError, match=r"not one training batch[\s\S]*drop_last: false"):
+        fit(tmp_path, make(path, drop_last=True))
+
+
 # ---------------------------------------------------------------- splits
 
 
@@ -297,8 +303,9 @@ def test_settings_do_not_change_a_tokenizer_that_was_passed(make, pairs):
 def test_the_tokenizer_limits_the_length(make, pairs):
     tokenizer = tk.byte_tokenizer()
     tokenizer.model_max_length = 8
-    data = make(pairs)
+    data = make(pairs, max_prompt_length=512)
     assert max(len(ids) for example in data.examples("train", tokenizer=tokenizer) for ids in example.ids) == 8
+    assert data.reports["train"].notes == ["max_length 8: the tokenizer allows no more"]
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
@@ -440,6 +447,12 @@ def test_a_stream_trains_and_reports_at_its_end(tmp_path, make, pairs, capsys):
 def test_a_stream_resumes_after_any_step(tmp_path, make, settings):
     path = write(tmp_path / "rows.jsonl", pair_rows(18))
     resumed_equals_whole(tmp_path, lambda: make(path, streaming=True, stream_buffer=7), settings)
+
+
+def test_a_stream_of_nothing_to_learn(tmp_path, make):
+    path = write(tmp_path / "same.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}] * 3)
+    with pytest.raises(DataError, match="all 3 were dropped"):
+        fit(tmp_path, make(path, streaming=True))
 
 
 def test_a_stream_cannot_be_split(tmp_path, make, pairs):

@@ -410,6 +410,19 @@ def test_special_strings_in_messages_stay_text(template):
     assert total(tokeniser, "special_strings") == 1
 
 
+@pytest.mark.parametrize("template", [tk.WITH_BOS, tk.CHATML, tk.LLAMA_2, tk.GEMMA])
+def test_encoding_around_special_tokens_is_the_tokenizers_own(template, shared_dir):
+    from transformers import AutoTokenizer
+
+    real = AutoTokenizer.from_pretrained(shared_dir / "models" / "stories260k")
+    real.chat_template = template
+    for tokenizer in (tk.byte_tokenizer(template), tk.merging_tokenizer(CORPUS), real):
+        tokenizer.chat_template = template
+        tokeniser = make(tokenizer)
+        (text,) = tokeniser.renderer.responses(CanonicalRow(1, [user("the fox")], [[assistant("hello  world")]]))
+        assert tokeniser._encode_literal(text) == tokeniser._encode([text])[0]
+
+
 def test_special_strings_in_plain_text_are_tokens_and_counted():
     tokenizer = tk.byte_tokenizer()
     tokeniser = make(tokenizer)
@@ -452,7 +465,8 @@ def test_template_that_hides_the_completion():
 
 
 def test_template_that_does_not_know_texts():
-    template = "{% for m in messages %}{{ m['role'] }}:{% for part in m['content'] %}{{ part['text'] }}{% endfor %};{% endfor %}"
+    part = "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}"
+    template = "{% for m in messages %}{{ m['role'] }}:" + part + ";{% endfor %}"
     with pytest.raises(DataError, match="does not show"):
         make(tk.byte_tokenizer(template))(chat_pair())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def scripted(text_ids: list[int]):
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(torch.eye(264))
         model.lm_head.weight.zero_()
-        for token, following in zip(text_ids, text_ids[1:]):
+        for token, following in pairwise(text_ids):
             model.lm_head.weight[following, token] = 1.0
     return model
 
