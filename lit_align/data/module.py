@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,19 +11,16 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.batch import DataKind, Layout
 from lit_align.core.errors import ConfigError, DataError
-from lit_align.core.pretrained import load_tokenizer
 from lit_align.data.cache import default_folder
 from lit_align.data.collate import Collator
 from lit_align.data.loader import BatchLoader, ResumableLoader, Run, TrainingLoader
 from lit_align.data.loading import Batching
-from lit_align.data.pipeline import Pipeline, Preview, Recipe, RowStream
+from lit_align.data.pipeline import Preview, Recipe, RowStream
 from lit_align.data.report import DataReport, publish
-from lit_align.data.splits import hold_out
+from lit_align.data.sets import DataSets
 from lit_align.data.store import ExampleStore
 from lit_align.data.stream import coverage_notes
-from lit_align.data.templates import resolve_template
 from lit_align.data.tokenise import OnOverlong, pad_id
-from lit_align.data.tokenizers import adjusted, end_tokens
 
 Split = Literal["train", "validation", "test", "predict"]
 _STAGES: dict[str, tuple[Split, ...]] = {
@@ -116,10 +112,7 @@ class PreferenceDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.sources: dict[str, str | None] = {
-            "train": train, "validation": validation, "test": test, "predict": predict,
-        }  # fmt: skip
-        self.recipe = Recipe(
+        recipe = Recipe(
             convert=convert,
             columns=columns or {},
             format=format,
@@ -134,23 +127,53 @@ class PreferenceDataModule(LightningDataModule):
             as_chat=as_chat,
             separator=separator,
         )
-        self.tokenizer_name = tokenizer
-        self.chat_template = chat_template
-        self.eos_token = eos_token
-        self.val_split, self.split_seed = val_split, split_seed
+        self.sets = DataSets(
+            {"train": train, "validation": validation, "test": test, "predict": predict},
+            recipe,
+            tokenizer_name=tokenizer,
+            chat_template=chat_template,
+            eos_token=eos_token,
+            val_split=val_split,
+            split_seed=split_seed,
+            cache_dir=Path(cache_dir) if cache_dir is not None else default_folder(),
+        )
         self.batch_size, self.max_tokens_per_batch = batch_size, max_tokens_per_batch
         self.bucket, self.shuffle, self.seed, self.drop_last = bucket, shuffle, seed, drop_last
+        self.val_split, self.split_seed = val_split, split_seed
         self.streaming, self.stream_buffer = streaming, stream_buffer
-        self.cache_dir = Path(cache_dir) if cache_dir is not None else default_folder()
         self.num_workers = num_workers
-        self.predict_kind = DataKind.PROMPTS
-        """What `predict` data are read as; `lit-align score` sets another."""
-        self.reports: dict[str, DataReport] = {}
-        self._stores: dict[str, ExampleStore] = {}
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._given_method: LightningModule | None = None
         self._loader: TrainingLoader | None = None
         self._pending: dict[str, Any] | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings that make examples of rows."""
+        return self.sets.recipe
+
+    @property
+    def reports(self) -> dict[str, DataReport]:
+        """What became of the rows, by split."""
+        return self.sets.reports
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer with the chat template and the EOS token that the settings name."""
+        return self._current_sets().tokenizer
+
+    @property
+    def predict_kind(self) -> DataKind:
+        """What `predict` data are read as; `lit-align score` sets another."""
+        return self.sets.predict_kind
+
+    @predict_kind.setter
+    def predict_kind(self, kind: DataKind) -> None:
+        self.sets.predict_kind = kind
+
+    def _current_sets(self) -> DataSets:
+        """The sets, which know the trainer's method."""
+        if self.trainer is not None:
+            self.sets.method = self.trainer.lightning_module
+        return self.sets
 
     # ---------------------------------------------------------------- stages
 
@@ -158,9 +181,8 @@ class PreferenceDataModule(LightningDataModule):
         """Tokenise into the cache, on one process per node."""
         assert self.trainer is not None
         assert self.trainer.state.fn is not None
-        for split in _STAGES[self.trainer.state.fn.value]:
-            if self._source(split) is not None and not self._streams(split):
-                self._build(split)
+        for split in self._splits(self.trainer.state.fn.value):
+            self.sets.build(split)
 
     def setup(self, stage: str) -> None:
         """Open what was tokenised, hold out validation data, and report.
@@ -169,13 +191,28 @@ class PreferenceDataModule(LightningDataModule):
             ConfigError: there are no data for the stage, or the settings do not fit them.
             DataError: the data cannot be used.
         """
-        self._check_settings()
-        self._required(_STAGES[stage][0])
-        for split in _STAGES[stage]:
-            if self._source(split) is not None and not self._streams(split):
-                self._stores[split] = self.examples(split)
+        # Sets of an earlier stage may be of another kind.
+        self.sets.stores.clear()
+        for split in self._splits(stage):
+            self.sets.stores[split] = self.sets.examples(split)
+        self._publish(*self.sets.stores)
+
+    def _splits(self, stage: str) -> list[str]:
+        """What a stage tokenises before it begins."""
+        sets = self._current_sets()
+        if self.streaming and sets.is_split:
+            raise ConfigError(
+                "A stream cannot be split: its rows are not known before they are read.",
+                got=f"data.streaming: true, data.val_split: {self.val_split}",
+                fix="Give held-out data as data.validation.",
+            )
+        sets.source(_STAGES[stage][0])
+        return [split for split in _STAGES[stage] if sets.has(split) and not (self.streaming and split == "train")]
+
+    def _publish(self, *splits: str) -> None:
+        """Print reports and put them into the run folder."""
         if self.trainer is not None and self.trainer.is_global_zero:
-            publish({split: self.reports[split] for split in self._stores}, Path(self.trainer.default_root_dir))
+            publish({split: self.reports[split] for split in splits}, Path(self.trainer.default_root_dir))
 
     def examples(
         self,
@@ -194,17 +231,11 @@ class PreferenceDataModule(LightningDataModule):
             ConfigError: there are no such data, or the settings do not fit them.
             DataError: the data cannot be used.
         """
-        if split in self._stores and kind is None and tokenizer is None:
-            return self._stores[split]
+        sets = self._current_sets()
         if tokenizer is not None:
-            self._tokenizer = adjusted(tokenizer, self.chat_template, self.eos_token)
-        store = self._build(split, kind)
-        if self._is_split() and split in ("train", "validation"):
-            kept, held_out = hold_out(store.groups, self.val_split, self.split_seed)
-            note = f"split by prompt: {len(kept)} examples to learn from, {len(held_out)} held out"
-            self.reports[split].notes.append(note)
-            store = store.select(kept if split == "train" else held_out)
-        return store
+            sets.tokenizer = tokenizer
+            sets.stores.pop(split, None)
+        return sets.examples(split, kind)
 
     def preview(self, split: str = "train", rows: int = 3, *, method: LightningModule | None = None) -> Preview:
         """The first rows of a split, as they are and as the model will see them; reads no more than these.
@@ -214,46 +245,22 @@ class PreferenceDataModule(LightningDataModule):
             rows: how many.
             method: what is to learn from them, where there is no trainer to ask.
         """
-        self._given_method = method
-        pipeline = self.pipeline(self._kind(split))
-        return pipeline.first(self._required(split), rows)
-
-    def pipeline(self, kind: DataKind | None) -> Pipeline:
-        """The way from rows to examples of a kind; None: of the kind that the data are."""
-        method = self._method()
-        model = getattr(method, "policy_name", None) or self.tokenizer_name
-        return Pipeline(
-            self._allowed_recipe(),
-            self.tokenizer,
-            kind,
-            learner="This method" if method is None else type(method).__name__,
-            end_tokens=end_tokens(model, self.tokenizer),
-        )
-
-    def _build(self, split: str, kind: DataKind | None = None) -> ExampleStore:
-        source = self._required(split)
-        pipeline = self.pipeline(kind or self._kind(split))
-        store, report = pipeline.cached(source, self.cache_dir, training=self._trains(split))
-        if pipeline.recipe.max_length < self.recipe.max_length:
-            report.notes.append(f"max_length {pipeline.recipe.max_length}: the tokenizer allows no more")
-        self.reports[split] = report
-        return store
+        self.sets.method = method
+        return self._current_sets().preview(split, rows)
 
     # ---------------------------------------------------------------- cached reference values
 
     def reference_splits(self) -> list[str]:
         """Splits that training and validation read, and whose values can be cached."""
-        return [split for split in _STAGES["fit"] if split in self._stores]
+        return [split for split in _STAGES["fit"] if split in self.sets.stores]
 
     def fingerprint(self, split: str) -> str:
         """Changes with the rows of a split, the tokenizer, the template and the limits."""
-        source = self._required(split)
-        part = f"{self.val_split}/{self.split_seed}/{split}" if self._is_split() else ""
-        return f"{self.pipeline(self._kind(split)).key(source, training=self._trains(split))}/{part}"
+        return self._current_sets().fingerprint(split)
 
     def set_reference_logps(self, split: str, values: list[list[float]]) -> None:
         """Attach a summed log-probability under the reference, nats, to every response of every example."""
-        self._stores[split].set_reference_logps(values)
+        self.sets.stores[split].set_reference_logps(values)
 
     # ---------------------------------------------------------------- loaders
 
@@ -269,17 +276,17 @@ class PreferenceDataModule(LightningDataModule):
             count_anew=trainer.fit_loop.epoch_loop.batch_progress.reset_on_run,
             device=trainer.strategy.root_device,
         )
-        if self._streams("train"):
+        if self.streaming:
             self._loader = self._batching().stream(self._row_stream(), self._collator("train"), run)
         else:
-            loader = self._batching().training(self._stores["train"], self._collator("train"), run)
+            loader = self._batching().training(self.sets.stores["train"], self._collator("train"), run)
             self._loader = loader
             self._check_coverage(loader)
         return self._loader
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Held-out batches; every example once over all processes."""
-        if "validation" in self._stores:
+        if "validation" in self.sets.stores:
             return self._evaluation("validation")
         warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
         return []
@@ -293,41 +300,33 @@ class PreferenceDataModule(LightningDataModule):
         return self._evaluation("predict")
 
     def _evaluation(self, split: str) -> BatchLoader:
-        return self._batching().evaluation(self._stores[split], self._collator(split))
+        return self._batching().evaluation(self.sets.stores[split], self._collator(split))
 
     def _row_stream(self) -> RowStream:
-        trainer = self.trainer
-        assert trainer is not None
+        sets = self._current_sets()
 
         def finished(report: DataReport) -> None:
             self.reports["train"] = report
-            if trainer.is_global_zero:
-                publish({"train": report}, Path(trainer.default_root_dir))
+            self._publish("train")
 
-        stream = RowStream(self.pipeline(self._kind("train")), self._required("train"), finished)
-        if trainer.is_global_zero:
-            print(
-                f"train: {stream.source}: {stream.fmt.describe()}; streamed, its report follows at its end", flush=True
-            )
+        stream = RowStream(sets.pipeline(sets.kind_of("train")), sets.source("train"), finished)
+        if self.trainer is not None and self.trainer.is_global_zero:
+            print(f"train: {stream.source}: {stream.fmt.describe()}; streamed, reported at its end", flush=True)
         return stream
 
     def _check_coverage(self, loader: ResumableLoader) -> None:
         """Say what an epoch leaves out or repeats, where that is anything; refuse an epoch of nothing."""
-        trainer, sampler = self.trainer, loader.batch_sampler
-        assert trainer is not None
         if not len(loader):
             raise DataError(
                 "There is not one training batch.",
-                file=self._required("train"),
+                file=self.sets.source("train"),
                 value=f"{len(loader.examples)} examples, batch_size {self.batch_size}, drop_last {self.drop_last}",
                 fix="Set data.drop_last: false, lower data.batch_size, or give more data.",
             )
-        notes = coverage_notes(sampler.left_out, sampler.repeated)
-        report = self.reports["train"]
-        if notes and not set(notes) <= set(report.notes):
-            report.notes += notes
-            if trainer.is_global_zero:
-                publish({"train": report}, Path(trainer.default_root_dir))
+        notes = coverage_notes(loader.batch_sampler.left_out, loader.batch_sampler.repeated)
+        if not set(notes) <= set(self.reports["train"].notes):
+            self.reports["train"].notes += notes
+            self._publish("train")
 
     def _batching(self) -> Batching:
         trainer = self.trainer
@@ -342,33 +341,30 @@ class PreferenceDataModule(LightningDataModule):
             drop_last=self.drop_last,
             num_workers=self.num_workers,
             stream_buffer=self.stream_buffer,
-            layout=self._layout(),
+            layout=getattr(trainer.lightning_module, "resolved_layout", Layout.PADDED),
             rank=ranks["rank"],
             world_size=ranks["num_replicas"],
             pin_memory=trainer.strategy.root_device.type == "cuda",
         )
 
     def _collator(self, split: str) -> Collator:
-        method, kind = self._method(), self._kind(split)
+        sets = self._current_sets()
+        kind = sets.kind_of(split)
         assert kind is not None, "loaders are made for a method"
         return Collator(
             kind,
-            self._layout(),
-            score_prompts=getattr(method, "score_prompts", False),
-            pad_id=pad_id(self.tokenizer),
-            mismatched=getattr(method, "needs_kl", False),
-            max_length=self._allowed_recipe().max_length,
+            getattr(sets.method, "resolved_layout", Layout.PADDED),
+            score_prompts=getattr(sets.method, "score_prompts", False),
+            pad_id=pad_id(sets.tokenizer),
+            mismatched=getattr(sets.method, "needs_kl", False),
+            max_length=sets.allowed_recipe().max_length,
         )
 
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands in its epoch; and what makes tokens of texts, for `lit-align export`."""
-        state: dict[str, Any] = {
-            "tokenizer": self.tokenizer_name,
-            "chat_template": resolve_template(self.chat_template),
-            "eos_token": self.eos_token,
-        }
+        state: dict[str, Any] = self.sets.describe_tokenizer()
         return state | ({"train": self._loader.state_dict()} if self._loader is not None else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -378,70 +374,3 @@ class PreferenceDataModule(LightningDataModule):
     def _take_pending(self) -> dict[str, Any] | None:
         pending, self._pending = self._pending, None
         return pending
-
-    # ---------------------------------------------------------------- what the method and the settings say
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer with the chat template and the EOS token that the settings name."""
-        if self._tokenizer is None:
-            method = self._method()
-            name = self.tokenizer_name or getattr(method, "policy_name", None)
-            if name is None:
-                raise ConfigError(
-                    "There is no tokenizer.",
-                    got="data without data.tokenizer, and no method that names a policy",
-                    fix="Set data.tokenizer, or pass a tokenizer to `examples`.",
-                )
-            spec = getattr(method, "policy_spec", None) if self.tokenizer_name is None else None
-            revision, trust = (spec.revision, spec.trust_remote_code) if spec is not None else (None, False)
-            self._tokenizer = adjusted(load_tokenizer(name, revision, trust), self.chat_template, self.eos_token)
-        return self._tokenizer
-
-    def _allowed_recipe(self) -> Recipe:
-        """The recipe with limits within what the tokenizer allows."""
-        recipe, allowed = self.recipe, self.tokenizer.model_max_length
-        if recipe.max_length <= allowed:
-            return recipe
-        prompt = recipe.max_prompt_length
-        return replace(recipe, max_length=allowed, max_prompt_length=prompt if prompt and prompt < allowed else None)
-
-    def _method(self) -> LightningModule | None:
-        return self.trainer.lightning_module if self.trainer is not None else self._given_method
-
-    def _kind(self, split: str) -> DataKind | None:
-        return self.predict_kind if split == "predict" else getattr(self._method(), "data_kind", None)
-
-    def _layout(self) -> Layout:
-        return getattr(self._method(), "resolved_layout", Layout.PADDED)
-
-    def _is_split(self) -> bool:
-        return self.sources["validation"] is None and self.val_split != 0
-
-    def _trains(self, split: str) -> bool:
-        """Whether the source of a split is trained on, in part at least."""
-        return split == "train" or (split == "validation" and self._is_split())
-
-    def _streams(self, split: str) -> bool:
-        return self.streaming and split == "train"
-
-    def _source(self, split: str) -> str | None:
-        return self.sources["train" if split == "validation" and self._is_split() else split]
-
-    def _required(self, split: str) -> str:
-        source = self._source(split)
-        if source is None:
-            raise ConfigError(
-                f"There are no '{split}' data.",
-                got=f"data.{split} is not set",
-                fix=f"Set data.{split} to a file, a folder or a name on the hub.",
-            )
-        return source
-
-    def _check_settings(self) -> None:
-        if self.streaming and self._is_split():
-            raise ConfigError(
-                "A stream cannot be split: its rows are not known before they are read.",
-                got=f"data.streaming: true, data.val_split: {self.val_split}",
-                fix="Give held-out data as data.validation.",
-            )

@@ -1,4 +1,4 @@
-"""The tokenizer as the settings want it, and where its model stops."""
+"""The tokenizer as the settings want it, where its model stops, and how long its texts may be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lit_align.core.errors import ConfigError
+from lit_align.core.pretrained import load_config
 from lit_align.data.templates import resolve_template
 
 
@@ -51,3 +52,22 @@ def end_tokens(name: str | None, tokenizer: PreTrainedTokenizerBase) -> tuple[in
         return ()
     listed = [ends] if isinstance(ends, int) else ends or []
     return tuple(end for end in listed if 0 <= end < len(tokenizer))
+
+
+def most_positions(name: str | None, revision: str | None = None, trust_remote_code: bool = False) -> int:
+    """The most tokens that a model has positions for; a very large number where it does not say.
+
+    Args:
+        name: folder or hub name of the model.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model.
+    """
+    unlimited = 10**9
+    if name is None:
+        return unlimited
+    try:
+        config = load_config(name, revision, trust_remote_code)
+    except ConfigError:
+        # An adapter, or a folder with a tokenizer only: whoever builds the model will tell what is wrong.
+        return unlimited
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or unlimited)

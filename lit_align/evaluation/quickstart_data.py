@@ -23,7 +23,7 @@ from lit_align.evaluation.quickstart_language import (
 )
 
 DEMONSTRATIONS_PER_PROMPT = 2
-TRAINING_PAIRS = 1440
+TRAINING_PAIRS = 960
 VOCABULARY = 768
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"

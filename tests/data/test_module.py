@@ -39,7 +39,7 @@ def pairs(tmp_path):
 def make(tmp_path):
     def module(train=None, **settings):
         own = PreferenceDataModule(train, **{"cache_dir": str(tmp_path / "cache"), "batch_size": 4, **settings})
-        own._tokenizer = tk.byte_tokenizer(tk.WITH_BOS)
+        own.sets.tokenizer = tk.byte_tokenizer(tk.WITH_BOS)
         return own
 
     return module
@@ -151,12 +151,13 @@ def test_validation_test_and_prediction(tmp_path, make, pairs):
     assert rows_of(method.predicted) == list(range(1, 27))
 
 
-def test_prediction_of_another_kind(tmp_path, make, pairs):
-    data = make(predict=pairs)
-    data.predict_kind = DataKind.PAIRS
-    method = Method()
+def test_prediction_of_one_kind_after_another(tmp_path, make, pairs):
+    data, method = make(predict=pairs), Method()
     trainer(tmp_path).predict(method, data)
-    assert all(isinstance(batch, PairBatch) for batch in method.predicted)
+    data.predict_kind = DataKind.PAIRS
+    trainer(tmp_path).predict(method, data)
+    kinds = [type(batch) for batch in method.predicted]
+    assert kinds == [PromptBatch] * 7 + [PairBatch] * 7
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
@@ -283,7 +284,7 @@ def test_the_tokenizer_is_the_policys(tmp_path, pairs, tiny_model_dir):
 
 def test_without_tokenizer(make, pairs):
     data = make(pairs)
-    data._tokenizer = None
+    data.sets._tokenizer = None
     with pytest.raises(ConfigError, match=r"data\.tokenizer"):
         data.examples("train")
 
@@ -305,7 +306,7 @@ def test_the_tokenizer_limits_the_length(make, pairs):
     tokenizer.model_max_length = 8
     data = make(pairs, max_prompt_length=512)
     assert max(len(ids) for example in data.examples("train", tokenizer=tokenizer) for ids in example.ids) == 8
-    assert data.reports["train"].notes == ["max_length 8: the tokenizer allows no more"]
+    assert data.reports["train"].notes == ["max_length 8: model and tokenizer allow no more"]
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
@@ -467,7 +468,7 @@ def _fit_on_ranks(folder, path, streaming):
     own = PreferenceDataModule(
         path, validation=path, cache_dir=str(folder / "cache"), batch_size=4, streaming=streaming, stream_buffer=12
     )
-    own._tokenizer = tk.byte_tokenizer(tk.WITH_BOS)
+    own.sets.tokenizer = tk.byte_tokenizer(tk.WITH_BOS)
     method = fit(folder, own, strategy="ddp", devices=2, max_epochs=2, accumulate_grad_batches=2)
     return method.seen, [batch.source_rows.tolist() for batch in method.validated]
 
