@@ -153,7 +153,7 @@ class RunCheckpoint(ModelCheckpoint):
         # Strategies that write folders, and those that were given another writer, leave the renaming to us.
         atomic = isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
         written = path if atomic else temporary(path)
-        trainer.save_checkpoint(written)
+        trainer.save_checkpoint(written, weights_only=False)
         if written != path and trainer.is_global_zero:
             publish(written, path)
         trainer.strategy.barrier("RunCheckpoint")

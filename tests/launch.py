@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -56,9 +56,9 @@ def launch(function: Callable[..., T], *args: Any, world: int = 2, timeout: floa
         RankError: a rank failed or took too long; the others have been ended.
     """
     assert not torch.distributed.is_initialized(), "a forked process must not inherit a process group"
-    context = multiprocessing.get_context("fork")
+    context = _context()
     port = _free_port()
-    processes: list[ForkProcess] = []
+    processes: list[BaseProcess] = []
     receivers: list[Connection] = []
     for rank in range(world):
         receiver, sender = context.Pipe(duplex=False)
@@ -75,6 +75,15 @@ def launch(function: Callable[..., T], *args: Any, world: int = 2, timeout: floa
         _end(processes)
     _raise_failures(outcomes, processes, timeout)
     return [outcome.value for outcome in outcomes if outcome is not None]
+
+
+def _context() -> Any:
+    """Fork, if autograd has no threads: where there are GPUs it starts some, which do not survive a fork."""
+    if not torch.cuda.is_available():
+        return multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.distributed.jobs"])
+    return context
 
 
 def _environment(rank: int, world: int, port: int) -> dict[str, str]:
@@ -148,7 +157,7 @@ def _collect(receivers: list[Connection], timeout: float) -> list[_Outcome | Non
     return outcomes
 
 
-def _end(processes: list[ForkProcess]) -> None:
+def _end(processes: list[BaseProcess]) -> None:
     deadline = time.monotonic() + _GRACE
     for process in processes:
         # A rank that has sent its result still says goodbye to its group.
@@ -158,7 +167,7 @@ def _end(processes: list[ForkProcess]) -> None:
             process.join()
 
 
-def _raise_failures(outcomes: list[_Outcome | None], processes: list[ForkProcess], timeout: float) -> None:
+def _raise_failures(outcomes: list[_Outcome | None], processes: list[BaseProcess], timeout: float) -> None:
     said = []
     for rank, (outcome, process) in enumerate(zip(outcomes, processes, strict=True)):
         if outcome is None:

@@ -92,3 +92,8 @@ def _reason_in_code(config: PretrainedConfig) -> str | None:
     if not model_class._can_set_attn_implementation():
         return f"{name} does not use transformers' attention interface"
     return None
+
+
+def needs_eager_attention(config: PretrainedConfig) -> bool:
+    """Whether attention logits are bounded, which SDPA leaves out; transformers before 5.21 choose it all the same."""
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None

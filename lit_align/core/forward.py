@@ -16,6 +16,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lit_align.core.architectures import needs_eager_attention
 from lit_align.core.attention import SEGMENT_ATTENTION
 from lit_align.core.batch import Example, Layout, Rows
 from lit_align.core.errors import ConfigError
@@ -44,7 +45,8 @@ class _ModelCaller(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._verified = False
+        self._verified: set[Layout] = set()
+        """Padded and shared (which stands for packed as well) once they have been checked."""
         base = self._base()
         if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise ConfigError(
@@ -53,8 +55,10 @@ class _ModelCaller(nn.Module):
                 fix="Use LoRA.",
             )
         own = base.config._attn_implementation
-        # A copy of a model that is in use here; its own kernel is not on record.
-        self._own_attention = base.get_correct_attn_implementation(None) if own == SEGMENT_ATTENTION else own
+        if own == SEGMENT_ATTENTION:
+            # A copy of a model that is in use here; its own kernel is not on record.
+            own = "eager" if needs_eager_attention(base.config) else base.get_correct_attn_implementation(None)
+        self._own_attention = own
 
     def verify(self, rows: Rows) -> None:
         """Compares itself with the plain model on a few tokens of `rows`, in eval mode and without gradient.
@@ -65,7 +69,7 @@ class _ModelCaller(nn.Module):
         Raises:
             ConfigError: the two disagree, so the layout is wrong for this architecture.
         """
-        layout = Layout.PADDED if rows.segments is None else Layout.SHARED
+        layout = _checked_as(rows)
         examples = _probe_examples(rows, self._base().config.get_text_config().pad_token_id)
         probe = move_data_to_device(build_rows(examples, layout), rows.input_ids.device)
         with _eval_mode(self), torch.no_grad():
@@ -82,7 +86,7 @@ class _ModelCaller(nn.Module):
                 if rows.segments is not None
                 else "Report the architecture: its head is not the one that was expected.",
             )
-        self._verified = True
+        self._verified.add(layout)
 
     @contextmanager
     def plain(self) -> Iterator[None]:
@@ -160,7 +164,7 @@ class Scorer(_ModelCaller):
         Raises:
             ConfigError: the self-check failed.
         """
-        if not self._verified:
+        if _checked_as(rows) not in self._verified:
             self.verify(rows)
         return self._outputs(rows)
 
@@ -214,7 +218,7 @@ class RewardScorer(_ModelCaller):
         Raises:
             ConfigError: the self-check failed.
         """
-        if not self._verified:
+        if _checked_as(rows) not in self._verified:
             self.verify(rows)
         return self._outputs(rows)
 
@@ -239,6 +243,11 @@ class RewardScorer(_ModelCaller):
     def _decoder(self) -> nn.Module:
         decoder: nn.Module = self._base().base_model
         return decoder
+
+
+def _checked_as(rows: Rows) -> Layout:
+    """The layout that is checked for rows: packed ones are shared ones without prefixes."""
+    return Layout.PADDED if rows.segments is None else Layout.SHARED
 
 
 def _is_plain_linear(head: nn.Module) -> bool:

@@ -250,7 +250,8 @@ class AlignmentModule(LightningModule, ABC):
         metrics |= self.derived_metrics(metrics)
         shown = ("loss", "rewards/accuracies", "rewards/margins", "accuracy")
         for name, value in metrics.items():
-            self.log(prefix + name, value, prog_bar=name in shown, rank_zero_only=False)
+            # Ranks agree already; `sync_dist` only tells Lightning, which would warn after a validation.
+            self.log(prefix + name, value, prog_bar=name in shown, sync_dist=bool(prefix))
         return metrics
 
     def derived_metrics(self, means: dict[str, float]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import nn
 
+from lit_align.core.architectures import needs_eager_attention
 from lit_align.core.errors import ConfigError
 from lit_align.core.policy_spec import DtypeName, LoRASpec, PolicySpec, QuantizationSpec
 from lit_align.core.pretrained import adapter_base, explained, load_config, load_tokenizer
@@ -163,8 +164,9 @@ def _load_weights(spec: PolicySpec, device: torch.device) -> nn.Module:
         loader = AutoModelForSequenceClassification
         config.num_labels = 1
     options: dict[str, Any] = {}
-    if spec.attention is not None:
-        options["attn_implementation"] = spec.attention
+    attention = _attention(spec, config)
+    if attention is not None:
+        options["attn_implementation"] = attention
     if spec.quantization is not None:
         options["quantization_config"] = _bitsandbytes_config(spec.quantization, spec.dtype)
         options["device_map"] = {"": device}
@@ -185,6 +187,23 @@ def _load_weights(spec: PolicySpec, device: torch.device) -> nn.Module:
     model.config.use_cache = False
     model.source_config = source_config
     return cast(nn.Module, model)
+
+
+def _attention(spec: PolicySpec, config: Any) -> str | None:
+    """The kernel to ask for; None lets transformers choose.
+
+    Raises:
+        ConfigError: SDPA is asked for where it would compute another model.
+    """
+    if not needs_eager_attention(config):
+        return spec.attention
+    if spec.attention == "sdpa":
+        raise ConfigError(
+            "SDPA leaves out the bound on this model's attention logits",
+            got=f"model.attention: sdpa for {config.model_type}",
+            fix="set model.attention: eager, or leave it out",
+        )
+    return spec.attention or "eager"
 
 
 def _mend(model: nn.Module, missing: set[str], spec: PolicySpec) -> None:

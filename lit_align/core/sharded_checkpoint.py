@@ -8,6 +8,7 @@ checkpoint it is read without running any code that it may hold.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -56,7 +57,9 @@ def load(parts: dict[str, Any], folder: Path, *, alone: bool = False) -> None:
     Raises:
         ConfigError: the checkpoint holds more than tensors and plain types.
     """
-    with _refusing_code(folder):
+    with _refusing_code(folder), warnings.catch_warnings():
+        # That it reads alone is no news to a reader that asked for it.
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
         load_parts(parts, storage_reader=_Reader(folder), planner=_Planner(), no_dist=alone)
 
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from lit_align.core.architectures import resolve_layout
-from lit_align.core.batch import DataKind, Example
+from lit_align.core.batch import DataKind, PairBatch
 from lit_align.core.forward import Scorer
-from lit_align.core.layout import build_rows
 from lit_align.core.policy import build_policy
 from lit_align.core.policy_spec import PolicySpec
 from lit_align.core.pretrained import load_tokenizer
+from lit_align.data.collate import Collator, Drawn
 from lit_align.data.module import PreferenceDataModule
+from lit_align.evaluation.predictions import Record, score_batch
 from lit_align.rollouts.hf import Completion, generate
 
 Judge = Callable[[str, str], bool]
-"""(prompt, completion) -> whether the completion shows the preferred behaviour."""
+"""(prompt, completion) -> whether the completion passes."""
 
 _BATCH = 40
 
@@ -28,10 +29,8 @@ _BATCH = 40
 class Measurement(NamedTuple):
     """One model on held-out data."""
 
-    chosen: list[float]
-    """For each pair, log-probability of the chosen response, nats."""
-    rejected: list[float]
-    """The same of the rejected response."""
+    pairs: list[Record]
+    """For each pair, log-probabilities and lengths of both responses, see `predictions.score_batch`."""
     greedy: list[Completion]
     """For each prompt, the likeliest completion."""
     sampled: list[Completion]
@@ -39,8 +38,8 @@ class Measurement(NamedTuple):
 
     @property
     def margins(self) -> list[float]:
-        """For each pair, how much more probable the chosen response is than the rejected one, nats."""
-        return [chosen - rejected for chosen, rejected in zip(self.chosen, self.rejected, strict=True)]
+        """For each pair, log-probability of the chosen response less that of the rejected one, nats."""
+        return [pair["chosen_logps"] - pair["rejected_logps"] for pair in self.pairs]
 
 
 def measure(
@@ -65,35 +64,32 @@ def measure(
     scorer = Scorer(build_policy(PolicySpec(name=str(model)))).eval()
     tokenizer = load_tokenizer(str(model))
     data = PreferenceDataModule(validation=str(pairs), tokenizer=str(model), cache_dir=str(cache_dir))
-    chosen, rejected = score_pairs(scorer, data.examples("validation", DataKind.PAIRS))
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": _BATCH, "seed": seed}
     return Measurement(
-        chosen,
-        rejected,
+        score_pairs(scorer, data),
         greedy=generate(scorer, tokenizer, chats, **settings),
         sampled=generate(scorer, tokenizer, chats, temperature=1.0, **settings),
     )
 
 
 @torch.no_grad()
-def score_pairs(scorer: Scorer, examples: Sequence[Example]) -> tuple[list[float], list[float]]:
-    """Log-probabilities of the (chosen, rejected) responses of all pairs of the examples, nats."""
-    chosen: list[float] = []
-    rejected: list[float] = []
-    layout = resolve_layout("auto", scorer.model.config)
-    for start in range(0, len(examples), _BATCH):
-        batch = [examples[index] for index in range(start, min(start + _BATCH, len(examples)))]
-        sums = iter(scorer.sequence_logps(build_rows(batch, layout)).sums.tolist())
-        for example in batch:
-            logps = [next(sums) for _ in example.ids]
-            chosen += [logps[better] for better, _ in example.pairs]
-            rejected += [logps[worse] for _, worse in example.pairs]
-    return chosen, rejected
+def score_pairs(scorer: Scorer, data: PreferenceDataModule) -> list[Record]:
+    """Log-probabilities and lengths of the validation pairs, in the order of the data."""
+    examples = data.examples("validation", DataKind.PAIRS)
+    collate = Collator(DataKind.PAIRS, resolve_layout("auto", scorer.model.config))
+    batches = (examples[start : start + _BATCH] for start in range(0, len(examples), _BATCH))
+    return [record for batch in batches for record in score_batch(scorer, cast("PairBatch", collate(Drawn(batch))))]
 
 
 def compare(
-    before: Measurement, after: Measurement, prompts: Sequence[str], judge: Judge, judge_right: Judge
+    before: Measurement,
+    after: Measurement,
+    prompts: Sequence[str],
+    *,
+    labels: tuple[str, str],
+    preferred: Judge,
+    right: Judge,
 ) -> dict[str, Any]:
     """What the report shows about two models.
 
@@ -101,76 +97,85 @@ def compare(
         before: the model that training started from.
         after: the model that was trained.
         prompts: those of the measurements.
-        judge: whether a completion shows the preferred behaviour.
-        judge_right: whether it answers the prompt rightly, in whatever manner.
+        labels: names of the two models.
+        preferred: whether a completion shows the preferred behaviour.
+        right: whether a completion answers the prompt rightly, in whatever manner.
 
     Returns:
-        A JSON object with `headline` (named numbers before and after), `margins`, `lengths` and `completions`.
+        A JSON object with `labels`, `headline` (named numbers before and after), `histograms` and `completions`.
     """
-    pairs, count = len(before.chosen), len(prompts)
-
-    def shares(rule: Judge, kind: str) -> dict[str, float]:
-        return {side: _share(prompts, getattr(m, kind), rule) for side, m in (("before", before), ("after", after))}
-
-    headline = [
-        {
-            "name": "preference accuracy",
-            "note": f"share of {pairs} held-out pairs whose chosen reply is the more probable one",
-            "unit": "%",
-            "before": _accuracy(before.margins),
-            "after": _accuracy(after.margins),
-        },
-        {
-            "name": "preference margin",
-            "note": "mean log-probability of the chosen reply less that of the rejected one, held-out pairs",
-            "unit": "nats",
-            "before": fmean(before.margins),
-            "after": fmean(after.margins),
-        },
-        {
-            "name": "preferred behaviour, greedy",
-            "note": f"share of greedy replies to {count} held-out prompts that the rule accepts",
-            "unit": "%",
-            **shares(judge, "greedy"),
-        },
-        {
-            "name": "preferred behaviour, sampled",
-            "note": f"the same for replies drawn at temperature 1, {count} prompts",
-            "unit": "%",
-            **shares(judge, "sampled"),
-        },
-        {
-            "name": "right answers, greedy",
-            "note": "share of greedy replies that give the right fact, in whatever tone",
-            "unit": "%",
-            **shares(judge_right, "greedy"),
-        },
-    ]
+    models = (before, after)
+    pairs, asked = len(before.pairs), len(prompts)
     return {
-        "headline": headline,
-        "margins": {"before": before.margins, "after": after.margins},
-        "lengths": {side: [len(c.ids) for c in m.greedy] for side, m in (("before", before), ("after", after))},
+        "labels": list(labels),
+        "headline": [
+            _line(
+                "preference accuracy",
+                "%",
+                [fmean(margin > 0 for margin in model.margins) for model in models],
+                f"share of {pairs} held-out pairs whose chosen reply is the more probable one",
+            ),
+            _line(
+                "preference margin",
+                "nats",
+                [fmean(model.margins) for model in models],
+                "log-probability of the chosen reply less that of the rejected one, mean of the held-out pairs",
+            ),
+            _line(
+                "preferred behaviour, greedy",
+                "%",
+                [_share(preferred, prompts, model.greedy) for model in models],
+                f"share of the likeliest replies to {asked} held-out prompts that the rule accepts",
+            ),
+            _line(
+                "preferred behaviour, sampled",
+                "%",
+                [_share(preferred, prompts, model.sampled) for model in models],
+                "the same for replies drawn at temperature 1",
+            ),
+            _line(
+                "right answers, greedy",
+                "%",
+                [_share(right, prompts, model.greedy) for model in models],
+                "share of the likeliest replies that give the right fact, in whatever tone",
+            ),
+        ],
+        "histograms": [
+            _histogram("Margins of the held-out pairs", "nats", zip(labels, (m.margins for m in models), strict=True)),
+            _histogram(
+                "Length of the greedy replies",
+                "tokens",
+                zip(labels, ([len(c.ids) for c in m.greedy] for m in models), strict=True),
+            ),
+            _histogram(
+                "Length of the replies in the pairs",
+                "tokens",
+                ((side, [pair[f"{side}_tokens"] for pair in before.pairs]) for side in ("chosen", "rejected")),
+            ),
+        ],
         "completions": [
             {
                 "prompt": prompt,
-                "before": old.text,
-                "after": new.text,
-                "before_preferred": _accepts(judge, prompt, old),
-                "after_preferred": _accepts(judge, prompt, new),
+                "texts": [old.text, new.text],
+                "accepted": [_accepts(preferred, prompt, old), _accepts(preferred, prompt, new)],
             }
             for prompt, old, new in zip(prompts, before.greedy, after.greedy, strict=True)
         ],
     }
 
 
-def _accuracy(margins: Sequence[float]) -> float:
-    return fmean(margin > 0 for margin in margins)
+def _line(name: str, unit: str, values: Sequence[float], note: str) -> dict[str, Any]:
+    return {"name": name, "unit": unit, "before": values[0], "after": values[1], "note": note}
 
 
-def _share(prompts: Sequence[str], completions: Sequence[Completion], rule: Judge) -> float:
-    return fmean(_accepts(rule, p, c) for p, c in zip(prompts, completions, strict=True))
+def _histogram(title: str, unit: str, series: Iterable[tuple[str, Sequence[float]]]) -> dict[str, Any]:
+    return {"title": title, "unit": unit, "series": {n: [round(v, 4) for v in values] for n, values in series}}
 
 
-def _accepts(rule: Judge, prompt: str, completion: Completion) -> bool:
+def _share(judge: Judge, prompts: Sequence[str], completions: Sequence[Completion]) -> float:
+    return fmean(_accepts(judge, p, c) for p, c in zip(prompts, completions, strict=True))
+
+
+def _accepts(judge: Judge, prompt: str, completion: Completion) -> bool:
     """A completion that did not come to an end is not accepted, whatever it says."""
-    return completion.finished and rule(prompt, completion.text)
+    return completion.finished and judge(prompt, completion.text)

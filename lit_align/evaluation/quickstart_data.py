@@ -72,7 +72,8 @@ def split_prompts(rng: random.Random) -> tuple[list[Prompt], list[Prompt]]:
     """
     asked = list(questions().values())
     rng.shuffle(asked)
-    training, heldout = [], []
+    training: list[Prompt] = []
+    heldout: list[Prompt] = []
     for number, question in enumerate(asked):
         for index, frame in enumerate(FRAMES):
             side = heldout if index == number % len(FRAMES) else training

@@ -20,6 +20,20 @@ from lit_align.tools.configs import find
 _MARKER = "quickstart.json"
 _PARTS = ("data", "model", "cache", "sft", "dpo", "report.html", _MARKER)
 """What a quickstart leaves in its folder; a second one replaces it."""
+_ENVIRONMENT = {
+    # A model this small gains little from more threads, and loses much where cores are shared.
+    "OMP_NUM_THREADS": "1",
+    # Bars for files that are read in an instant would hide what there is to see.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+_ABOUT = (
+    "A language model with random weights first learnt to answer household questions from demonstrations, courteous "
+    "to people who ask kindly and rude to many who do not. Then DPO learnt from pairs in which the courteous reply "
+    "is preferred, whatever the question. All numbers here come from prompts that neither stage ever saw. A reply "
+    "counts as preferred if a rule finds the right fact about the right subject, a courteous remark, no rude one, "
+    "and well-formed sentences."
+)
 
 
 def quickstart(out: str = "runs/quickstart", seed: int = 0) -> None:
@@ -49,21 +63,11 @@ def quickstart(out: str = "runs/quickstart", seed: int = 0) -> None:
 
     print("\n[5/5] Writing the report\n", flush=True)
     result["about"] = _ABOUT
-    result["labels"] = {"before": "SFT", "after": "SFT + DPO"}
     result["seconds"] = round(time.monotonic() - started)
     (folder / "dpo" / "evaluation.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     report = _report(folder)
     print(headline_table(result["headline"]))
     print(f"\nThe report: {report} (after {result['seconds']} s; the aligned model is in {dpo})", flush=True)
-
-
-_ABOUT = (
-    "A language model with random weights first learnt to answer household questions from demonstrations, courteous "
-    "to people who ask kindly and rude to many who do not. Then DPO learnt from pairs in which the courteous reply "
-    "is preferred, whatever the question. All numbers here come from prompts that neither stage ever saw. A reply "
-    "counts as preferred if a rule finds the right fact about the right subject, a courteous remark, no rude one, "
-    "and well-formed sentences."
-)
 
 
 def headline_table(headline: list[dict[str, Any]]) -> str:
@@ -78,6 +82,8 @@ def headline_table(headline: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str]) -> None:
     """Run `lit-align quickstart`."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     auto_cli(quickstart, args=argv, prog="lit-align quickstart", as_positional=False)
 
 
@@ -135,8 +141,7 @@ def _fit(stage: str, folder: Path, policy: Path, train: Path, validation: Path, 
     }
     arguments = ["fit", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
     print(f"      $ lit-align {shlex.join(arguments)}\n", flush=True)
-    # One thread: a model this small gains nothing from more, and loses much where cores are shared.
-    environment = {"OMP_NUM_THREADS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", **os.environ}
+    environment = {**_ENVIRONMENT, **os.environ}
     status = subprocess.run([sys.executable, "-m", "lit_align", *arguments], env=environment, check=False).returncode
     if status != 0:
         raise ConfigError(
@@ -164,7 +169,14 @@ def _compare(folder: Path, files: dict[str, Path], before: Path, after: Path, se
         measure(model, files["preferences_heldout"], prompts, cache_dir=folder / "cache", seed=seed)
         for model in (before, after)
     )
-    return compare(old, new, prompts, judge, lambda prompt, reply: assess(prompt, reply).right)
+    return compare(
+        old,
+        new,
+        prompts,
+        labels=("SFT", "SFT + DPO"),
+        preferred=judge,
+        right=lambda prompt, reply: assess(prompt, reply).right,
+    )
 
 
 def _report(folder: Path) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 import yaml
 from lightning.pytorch.cli import LightningCLI
 
-from lit_align.__main__ import TRAINER_VERBS, main
+from lit_align.__main__ import TOOLS, TRAINER_VERBS, main
 from lit_align.cli import LitAlignCLI, refuse_two_methods
 from lit_align.core.errors import ConfigError
 
@@ -63,6 +65,23 @@ def test_adapter_overlays_add_to_the_callbacks_that_are_there(cli, tmp_path):
 def test_every_verb_takes_a_configuration(cli):
     for verb in TRAINER_VERBS:
         assert cli.parse(verb, "--config", str(CONFIGS / "dpo.yaml")).model.init_args.beta == 0.1
+
+
+def _commands_of_the_readme() -> list[str]:
+    blocks = re.findall(r"```bash\n(.+?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("lit-align ")]
+
+
+@pytest.mark.parametrize("command", _commands_of_the_readme())
+def test_commands_of_the_readme_parse(cli, command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    # What a run has left, for the configuration that it began with.
+    verb, *arguments = shlex.split(command.replace("runs/dpo/config.yaml", "configs/dpo.yaml"), comments=True)[1:]
+    if verb in TRAINER_VERBS:
+        assert cli.parse(verb, *arguments).model.class_path
+    else:
+        assert verb in {*TOOLS, "--help"}
 
 
 def test_flags_beat_configurations(cli):

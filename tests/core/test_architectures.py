@@ -105,7 +105,9 @@ def build(name, settings, dtype):
     # The grouped matrix products of experts know no float64.
     config = AutoConfig.for_model(name.split()[0], **settings, experts_implementation="eager")
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(dtype)
+    # SDPA would leave out the bound on attention logits, and transformers before 5.21 choose it all the same.
+    kernel = {"attn_implementation": "eager"} if "attn_logit_softcapping" in settings else {}
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, **kernel).to(dtype)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)

@@ -297,6 +297,15 @@ class TestSelfCheck:
         assert [module.training for module in scorer.modules()] == modes
         assert first.requires_grad
 
+    def test_each_kind_of_rows_is_checked(self, monkeypatch):
+        scorer = Scorer(tiny_model())
+        checked = []
+        original = scorer.verify
+        monkeypatch.setattr(scorer, "verify", lambda rows: checked.append(rows.segments is None) or original(rows))
+        for layout in (*Layout, *Layout):
+            scorer(build_rows(EXAMPLES, layout))
+        assert checked == [True, False]
+
     def test_it_fits_short_rows_and_odd_tokens(self):
         pads = EXAMPLES[3]._replace(ids=[[0, 0, 0]], prompt_lengths=[1])
         model = tiny_model(max_position_embeddings=8)

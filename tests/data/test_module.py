@@ -309,6 +309,13 @@ def test_the_tokenizer_limits_the_length(make, pairs):
     assert data.reports["train"].notes == ["max_length 8: model and tokenizer allow no more"]
 
 
+def test_the_model_limits_the_length(tmp_path, make, tiny_model_dir):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "a", "chosen": "b" * 999, "rejected": "c"}])
+    data = make(path, tokenizer=tiny_model_dir)
+    assert max(len(ids) for ids in data.examples("train")[0].ids) == 512
+    assert data.reports["train"].notes == ["max_length 512: model and tokenizer allow no more"]
+
+
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_built_in_templates_let_the_completion_end(make, tmp_path, name):
     row = {"messages": [{"role": role, "content": text} for role, text in (

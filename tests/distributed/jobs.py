@@ -12,6 +12,9 @@ from functools import partial
 from typing import Any
 
 import lightning as L
+
+# Once for all forked processes: it takes seconds.
+import peft  # noqa: F401
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor

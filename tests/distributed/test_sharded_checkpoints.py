@@ -221,6 +221,7 @@ def test_code_in_the_description_of_the_shards_is_not_run(written, tmp_path):
     assert not trace.exists()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_code_among_the_shards_is_not_run(written, tmp_path):
     """An entry that is not a tensor, such as a setting of the optimiser, is a pickle of its own."""
     folder, trace = tmp_path / "bad.ckpt", tmp_path / "exploded"
