@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ class AlignTrainer(Trainer):
         logger: loggers besides metrics.jsonl in the run folder; None or True: TensorBoard; False: none at all.
         callbacks: callbacks. RunCheckpoint, ExactResume, NonFiniteGuard and DriftAlarm are added where there are none
             of their kind.
+        max_epochs: passes over the training data; None: one, unless `max_steps` or `max_time` says how long.
+        max_steps: optimiser steps; -1: no limit.
+        max_time: as DD:HH:MM:SS.
         enable_checkpointing: False writes no checkpoints.
         barebones: nothing but training, to measure its speed.
         inference_mode: evaluate with tensors that cannot be trained on afterwards; FSDP2 does not survive it.
@@ -49,6 +53,9 @@ class AlignTrainer(Trainer):
         default_root_dir: str | None = None,
         logger: Logger | Iterable[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
+        max_epochs: int | None = None,
+        max_steps: int = -1,
+        max_time: str | timedelta | dict[str, int] | None = None,
         enable_checkpointing: bool | None = None,
         barebones: bool = False,
         inference_mode: bool = False,
@@ -64,6 +71,10 @@ class AlignTrainer(Trainer):
             default_root_dir=default_root_dir or str(RUNS),
             logger=False,
             callbacks=wanted,
+            # Lightning's default is a thousand.
+            max_epochs=1 if max_epochs is None and max_steps == -1 and max_time is None else max_epochs,
+            max_steps=max_steps,
+            max_time=max_time,
             enable_checkpointing=enable_checkpointing,
             barebones=barebones,
             inference_mode=inference_mode,

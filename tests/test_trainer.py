@@ -80,6 +80,14 @@ def test_safe_defaults():
     assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
 
 
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [({}, 1), ({"max_epochs": 3}, 3), ({"max_steps": 5}, None), ({"max_time": "00:01:00:00"}, None)],
+)
+def test_one_epoch_unless_something_says_how_long(settings, epochs):
+    assert AlignTrainer(**settings, **QUIET).max_epochs == epochs
+
+
 def test_sharded_strategies_keep_their_own_checkpoints():
     trainer = AlignTrainer(strategy="fsdp2", devices=2, **QUIET)
     assert isinstance(trainer.strategy, FSDP2Strategy)

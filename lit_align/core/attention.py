@@ -125,16 +125,21 @@ def _check(module: nn.Module, attention_mask: Tensor | None, segments: Segments 
 
 def _attend_parts(query: Tensor, key: Tensor, value: Tensor, segments: Segments, part: _Part) -> Tensor:
     """One attention call per segment."""
+    # Slices of the row would each get a gradient as long as the row; the pieces of a split share one.
+    lengths = [end - start for start, end, _, _ in segments.plan]
+    queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
+    number_at = {start: number for number, (start, _, _, _) in enumerate(segments.plan)}
     outputs = []
-    for start, end, prefix_start, prefix_end in segments.plan:
-        if part.window is not None:
-            # Keys before that are out of sight even of the first query.
-            prefix_start = max(prefix_start, prefix_end - (part.window - 1))
-        keys, values = key[:, :, start:end], value[:, :, start:end]
+    for own, (_, _, prefix_start, prefix_end) in enumerate(segments.plan):
+        k, v = keys[own], values[own]
         if prefix_end > prefix_start:
-            keys = torch.cat([key[:, :, prefix_start:prefix_end], keys], dim=2)
-            values = torch.cat([value[:, :, prefix_start:prefix_end], values], dim=2)
-        outputs.append(part(query[:, :, start:end], keys, values).transpose(1, 2))
+            # A prefix is the beginning of the segment that stands where it starts.
+            first = number_at[prefix_start]
+            # With a window, keys before that are out of sight even of the first query.
+            start = 0 if part.window is None else max(0, prefix_end - prefix_start - (part.window - 1))
+            seen = slice(start, prefix_end - prefix_start)
+            k, v = (torch.cat([states[first][:, :, seen], states[own]], dim=2) for states in (keys, values))
+        outputs.append(part(queries[own], k, v).transpose(1, 2))
     return torch.cat(outputs, dim=1)
 
 

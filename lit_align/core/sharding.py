@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -21,6 +22,11 @@ def shard(scorer: nn.Module, mesh: DeviceMesh) -> None:
         mesh: one-dimensional, over all ranks.
     """
     tied = _tied(scorer)
+    if mesh.device_type != "cpu" and any(hasattr(parameter, "quant_state") for parameter in scorer.parameters()):
+        rank_zero_warn(
+            "Sharding 4-bit weights is exact on CPUs and untested on GPUs: compare the first loss with that of "
+            "trainer.strategy: ddp, which serves where the 4-bit model fits on one GPU."
+        )
     # From the inside out: a group takes what is not yet in another.
     for layer in reversed(list(decoder_layers(scorer))):
         fully_shard(layer, mesh=mesh)

@@ -232,7 +232,8 @@ def _to_svg(canvas: Canvas, label: str) -> str:
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    # The style that every drawing begins with would hold for the whole page, which has it too.
+    svg = re.sub(r"<!--.*?-->\s*|<style.*?</style>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
     # The page decides on the size and the font.
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)

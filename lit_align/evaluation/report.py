@@ -40,7 +40,6 @@ _HEADLINES = (
     ("margin", "margin", ""),
     ("loss", "loss", ""),
     ("logps/chosen", "log-probability of chosen responses", "nats"),
-    ("nll_loss", "negative log-likelihood", "nats per token"),
 )
 """Metrics that head the page of a run without evaluation.json: name, words, unit."""
 _MOST_CARDS = 6
@@ -53,6 +52,8 @@ class Headline(NamedTuple):
     name: str
     before: str
     after: str
+    unit: str
+    """Stands after both; empty for shares, which have their sign."""
     note: str
     shares: tuple[float, ...]
     """Both as shares of 1; empty where they are something else."""
@@ -143,7 +144,7 @@ def _labels(evaluation: Row) -> tuple[str, str]:
     labels = evaluation.get("labels")
     if isinstance(labels, list) and len(labels) == 2:
         return str(labels[0]), str(labels[1])
-    return "before", "after"
+    return ("before", "after") if evaluation else ("first", "last")
 
 
 # -------------------------------------------------------------------- headline
@@ -156,10 +157,11 @@ def _headline(run: RunFiles) -> list[Headline]:
 
 
 def _headline_of(row: Row) -> Headline:
-    before, after, unit = row.get("before"), row.get("after"), str(row.get("unit", ""))
-    shares = (float(before), float(after)) if unit == "%" and before is not None and after is not None else ()
+    values, unit = (row.get("before"), row.get("after")), str(row.get("unit", ""))
+    before, after = (number(value, unit) for value in values)
+    shares = tuple(min(1.0, max(0.0, value)) for value in values if unit == "%" and isinstance(value, (int, float)))
     name, note = str(row.get("name", "")), str(row.get("note", ""))
-    return Headline(name, number(before, unit), number(after, unit), note, shares)
+    return Headline(name, before, after, "" if unit == "%" else unit, note, shares if len(shares) == 2 else ())
 
 
 def _from_metrics(run: RunFiles) -> list[Row]:
@@ -176,14 +178,13 @@ def _from_metrics(run: RunFiles) -> list[Row]:
     return rows[:_MOST_CARDS]
 
 
-def number(value: Any, unit: str) -> str:
-    """A value as people read it; shares in percent, a dash where there is none."""
-    if value is None:
+def number(value: Any, unit: str = "") -> str:
+    """A value as people read it; shares in percent, a dash where there is no number."""
+    if not isinstance(value, (int, float)):
         return "–"
     if unit == "%":
         return f"{100 * value:.1f} %".replace(".0 ", " ")
-    digits = f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1e}"
-    return f"{digits} {unit}".strip()
+    return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1e}"
 
 
 # -------------------------------------------------------------------- sections

@@ -39,7 +39,7 @@ _ABOUT = (
 def quickstart(out: str = "runs/quickstart", seed: int = 0) -> None:
     """Make a small English world, fine-tune a model on it, align it with DPO, and report what changed.
 
-    Needs no download and no GPU, and takes two to four minutes on two cores.
+    Needs no download and no GPU, and takes about two minutes on two cores.
 
     Args:
         out: folder for data, models, runs and the report.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lit_align.core import attention
 from lit_align.core.attention import SEGMENT_ATTENTION, segment_attention, set_backend
@@ -117,6 +119,34 @@ def test_dropout_drops_weights_and_keeps_the_mean(backend):
     draws = [segment_attention(nn.Module(), *inputs, None, 0.4, segments=segments)[0] for _ in range(600)]
     assert not torch.equal(draws[0], draws[1])
     assert (torch.stack(draws).mean(0) - exact).abs().mean() < 0.05
+
+
+class Produced(TorchDispatchMode):
+    """Counts the elements that operations write, views left out."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.elements += sum(x.numel() for x in tree_leaves(result) if isinstance(x, torch.Tensor))
+        return result
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_work_grows_with_the_row_and_not_with_its_square(backend):
+    """Each slice of a row would get a gradient as long as the row: 100 segments would cost 100 rows."""
+    set_backend(backend)
+    per_token = []
+    for repeats in (2, 20):
+        segments = build_rows(EXAMPLES * repeats, Layout.SHARED).segments
+        length = segments.plan[-1][1]
+        with Produced() as produced:
+            output, _ = segment_attention(nn.Module(), *states(length), None, segments=segments)
+            output.sum().backward()
+        per_token.append(produced.elements / length)
+        attention._masks.clear()
+    assert per_token[1] < 1.2 * per_token[0]
 
 
 def by_hand(query, key, value, query_bounds, key_bounds, max_query, max_key, **options):

@@ -173,7 +173,9 @@ def test_pairs_differ_in_the_tone_alone(world):
 def test_length_does_not_tell_chosen_from_rejected(world):
     tokenizer = train_tokenizer(world.texts())
     for rows in (world.preferences, world.preferences_heldout):
-        chosen, rejected = ([len(tokenizer(_text(row, side)).input_ids) for row in rows] for side in ("chosen", "rejected"))
+        chosen, rejected = (
+            [len(tokenizer(_text(row, side)).input_ids) for row in rows] for side in ("chosen", "rejected")
+        )
         longer = fmean((c > r) + 0.5 * (c == r) for c in chosen for r in rejected)
         assert 0.45 < longer < 0.55
         assert abs(fmean(chosen) - fmean(rejected)) < 1
@@ -213,7 +215,9 @@ def test_the_data_module_keeps_every_row(world, tmp_path):
     model = str(write_model(world.texts(), tmp_path / "model"))
     files = write_world(world, tmp_path / "data")
     for kind, file in ((DataKind.DEMONSTRATIONS, "demonstrations"), (DataKind.PAIRS, "preferences")):
-        data = PreferenceDataModule(str(files[file]), tokenizer=model, max_length=128, cache_dir=str(tmp_path / "cache"))
+        data = PreferenceDataModule(
+            str(files[file]), tokenizer=model, max_length=128, cache_dir=str(tmp_path / "cache")
+        )
         examples = data.examples("train", kind)
         assert len(examples) == len(getattr(world, file))
         report = data.reports["train"].to_dict()
