@@ -7,6 +7,7 @@ ever built; which segment sees what arrives with each call as the keyword argume
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -143,15 +144,15 @@ def _attend_parts(query: Tensor, key: Tensor, value: Tensor, segments: Segments,
     return torch.cat(outputs, dim=1)
 
 
-class _Part:
+class _Part(ABC):
     """Attention of queries to keys that end where the queries end."""
 
     def __init__(self, scaling: float, dropout: float, window: int | None) -> None:
         self.scaling, self.dropout, self.window = scaling, dropout, window
 
+    @abstractmethod
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[1, heads, Q, D] and [1, key heads, K, D] to [1, heads, Q, Dv]."""
-        raise NotImplementedError
 
     def mask(self, query: Tensor, key: Tensor) -> Tensor:
         """[Q, K] bool, True where a query sees a key."""

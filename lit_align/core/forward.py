@@ -7,6 +7,7 @@ silently wrong gradient of the head.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,7 +36,7 @@ _TOLERANCE = {torch.float64: 1e-5, torch.float32: 5e-3, torch.float16: 3e-2, tor
 _ROUNDING = 1e-6
 
 
-class _ModelCaller(nn.Module):
+class _ModelCaller(nn.Module, ABC):
     """A Hugging Face or PEFT model whose decoder is called on rows.
 
     Args:
@@ -99,16 +100,17 @@ class _ModelCaller(nn.Module):
         finally:
             self._use_attention(before)
 
+    @abstractmethod
     def _outputs(self, rows: Rows) -> Tensor:
         """What `forward` returns, without the self-check."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _plain_outputs(self, examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
         """The same from the plain model, response by response, and the spread of its outputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decoder(self) -> nn.Module:
-        raise NotImplementedError
+        """The part that turns tokens into hidden states."""
 
     def _base(self) -> Any:
         """The Hugging Face model inside a PEFT one; adapters stand in its layers."""

@@ -123,7 +123,8 @@ def test_a_page_shows_everything_of_a_run(run):
     for text in (
         "My run", "What this is.", "50 %", "93.8 %", "3.21 nats", "SFT: – nats", "SFT + DPO", "How boring!",
         "after 50 steps", "Implicit rewards", "Reward margin", "Reward accuracy", "Log-probability of responses",
-        "Learning rate", "Margins", "2 (rows 3, 7)", "a note", "some/model", "beta: 0.5", "torch", "The other 2 prompts",
+        "Learning rate", "Margins", "2 (rows 3, 7)", "a note", "some/model", "beta: 0.5", "torch",
+        "The other 2 prompts",
     ):  # fmt: skip
         assert text in words, text
     assert "revision" not in words
