@@ -72,8 +72,6 @@ class Case(NamedTuple):
     inputs: tuple[Any, ...]
     """Arguments of `losses`."""
     values: list[Value]
-    raises_chosen: bool = True
-    """Whether every pair's gradient raises the chosen and lowers the rejected response."""
     accumulates: bool = True
     """Whether the loss of k micro-batches is that of one k times as large."""
 

@@ -100,14 +100,16 @@ class Rows(NamedTuple):
     """[M] int64, scored tokens per response."""
     last_index: Tensor
     """[M] int64, flat position of each response's last token (where a reward head reads)."""
+    num_tokens: int = 0
+    """Tokens of all responses, the prompt counted with each, whatever the layout computes."""
 
 
 class Counts(NamedTuple):
     """Denominators of a loss: true counts, summed over ranks and accumulation."""
 
-    examples: float
+    examples: Tensor | float
     """Pairs, labelled completions or demonstrations."""
-    tokens: float
+    tokens: Tensor | float
     """Tokens that are imitated: chosen completions of pairs, all completions otherwise."""
 
 
@@ -135,7 +137,7 @@ class PairBatch(NamedTuple):
         tokens = self.rows.response_lengths[self.chosen].sum()
         if self.prompt is not None:
             tokens = tokens + self.rows.response_lengths[self.prompt].sum()
-        return Counts(examples=float(len(self.chosen)), tokens=float(tokens))
+        return Counts(examples=len(self.chosen), tokens=tokens)
 
 
 class LabelBatch(NamedTuple):
@@ -156,7 +158,7 @@ class LabelBatch(NamedTuple):
 
     def counts(self) -> Counts:
         """What this micro-batch adds to the denominators."""
-        return Counts(examples=float(len(self.label)), tokens=float(self.rows.response_lengths.sum()))
+        return Counts(examples=len(self.label), tokens=self.rows.response_lengths.sum())
 
 
 class DemonstrationBatch(NamedTuple):
@@ -169,7 +171,7 @@ class DemonstrationBatch(NamedTuple):
 
     def counts(self) -> Counts:
         """What this micro-batch adds to the denominators."""
-        return Counts(examples=float(len(self.source_rows)), tokens=float(self.rows.response_lengths.sum()))
+        return Counts(examples=len(self.source_rows), tokens=self.rows.response_lengths.sum())
 
 
 class PromptBatch(NamedTuple):

@@ -46,7 +46,7 @@ class _ModelCaller(nn.Module, ABC):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._verified: set[Layout] = set()
+        self._verified: set[tuple[Layout, bool]] = set()
         """Padded and shared (which stands for packed as well) once they have been checked."""
         base = self._base()
         if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
@@ -87,7 +87,17 @@ class _ModelCaller(nn.Module, ABC):
                 if rows.segments is not None
                 else "Report the architecture: its head is not the one that was expected.",
             )
-        self._verified.add(layout)
+        self._verified.add((layout, self._adapters_are_off()))
+
+    def _verify_once(self, rows: Rows) -> None:
+        """Check each layout on first use, with adapters and without: the reference's pass may come first."""
+        if (_checked_as(rows), self._adapters_are_off()) not in self._verified:
+            self.verify(rows)
+
+    def _adapters_are_off(self) -> bool:
+        return hasattr(self.model, "peft_config") and any(
+            getattr(m, "_disable_adapters", False) for m in self.modules()
+        )
 
     @contextmanager
     def plain(self) -> Iterator[None]:
@@ -166,8 +176,7 @@ class Scorer(_ModelCaller):
         Raises:
             ConfigError: the self-check failed.
         """
-        if _checked_as(rows) not in self._verified:
-            self.verify(rows)
+        self._verify_once(rows)
         return self._outputs(rows)
 
     def sequence_logps(self, rows: Rows) -> SequenceLogps:
@@ -220,8 +229,7 @@ class RewardScorer(_ModelCaller):
         Raises:
             ConfigError: the self-check failed.
         """
-        if _checked_as(rows) not in self._verified:
-            self.verify(rows)
+        self._verify_once(rows)
         return self._outputs(rows)
 
     def _outputs(self, rows: Rows) -> Tensor:
@@ -233,7 +241,10 @@ class RewardScorer(_ModelCaller):
                 got=f"{type(base).__name__} with {base.config.num_labels} labels",
                 fix="Load it with `num_labels=1`.",
             )
-        scores = head(self._hidden(rows).index_select(0, rows.last_index))[:, 0]
+        hidden = self._hidden(rows).index_select(0, rows.last_index)
+        # Differences of scores are what is learnt: under autocast they would be rounded to 16 bits.
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores = head(hidden.to(next(head.parameters()).dtype))[:, 0]
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def _plain_outputs(self, examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,10 @@ class PairwiseModule(AlignmentModule):
             reference: the same under the reference, without gradient; zeros where the method needs no reference.
         """
 
+    def nll(self, policy: PairLogps) -> tuple[Tensor, Tensor]:
+        """What the metric `nll_loss` is made of: negative log-likelihoods and numbers of tokens, each [B]."""
+        return -policy.chosen, policy.chosen_lengths
+
     def metrics(self, policy: PairLogps) -> dict[str, Tensor]:
         """Further metrics of the pairs, each [B]; what the field logs for this method in particular."""
         return {}
@@ -69,7 +73,8 @@ class PairwiseModule(AlignmentModule):
         add("rewards/accuracies", (chosen > rejected).double())
         add("logps/chosen", policy.chosen)
         add("logps/rejected", policy.rejected)
-        add("nll_loss", -policy.chosen.sum(), count=policy.chosen_lengths.sum())
+        nll, lengths = self.nll(policy)
+        add("nll_loss", nll.sum(), count=lengths.sum())
         for name, values in self.metrics(policy).items():
             add(name, values)
 

@@ -47,7 +47,8 @@ def build_rows(examples: Sequence[Example], layout: Layout, *, score_prompts: bo
         row.add(example, _shared_prefix(example) if layout is Layout.SHARED else 0)
     if score_prompts:
         row.add_prompts(examples)
-    return row.padded(pad_id) if layout is Layout.PADDED else row.flat()
+    rows = row.padded(pad_id) if layout is Layout.PADDED else row.flat()
+    return rows._replace(num_tokens=sum(len(ids) for example in examples for ids in example.ids))
 
 
 def flat_length(example: Example, layout: Layout) -> int:

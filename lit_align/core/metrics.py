@@ -28,20 +28,23 @@ class Meter:
             count: what the sum of `values` is divided by, if not by their number.
         """
         values = values.detach().double()
+        number: Tensor | float = values.numel()
         if mask is not None:
             values, number = torch.where(mask, values, 0.0), mask.sum()
-        else:
-            number = torch.tensor(values.numel())
-        total = number if count is None else torch.as_tensor(count)
+        total = number if count is None else count
+        if not isinstance(total, Tensor):
+            # Filled on the device, in float64 whatever the default dtype: nothing is copied or rounded.
+            total = torch.full((), total, dtype=torch.float64, device=values.device)
         entry = torch.stack([values.sum(), total.to(values)])
-        self._sums[name] = self._sums[name] + entry if name in self._sums else entry
+        # A restored sum may have been read before the model moved to its device.
+        self._sums[name] = self._sums[name].to(entry.device) + entry if name in self._sums else entry
 
     def add_extremes(self, name: str, values: Tensor) -> None:
         """Keep the least and the greatest of `values` as `min_<name>` and `max_<name>`."""
         values = values.detach().double()
         entry = torch.stack([-values.min(), values.max()])
         known = self._extremes.get(name)
-        self._extremes[name] = entry if known is None else torch.maximum(known, entry)
+        self._extremes[name] = entry if known is None else torch.maximum(known.to(entry.device), entry)
 
     def compute(self) -> dict[str, float]:
         """Means over all ranks of everything added since the last `reset`; NaN where nothing was counted."""
@@ -66,8 +69,9 @@ class Meter:
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> None:
         """Go on from `state`, which must count once: rank 0 takes it, the others take zeros."""
-        share = 1.0 if not _distributed() or torch.distributed.get_rank() == 0 else 0.0
-        self._sums = {name: entry.to(device) * share for name, entry in state["sums"].items()}
+        first = not _distributed() or torch.distributed.get_rank() == 0
+        sums = {name: entry.to(device) for name, entry in state["sums"].items()}
+        self._sums = sums if first else {name: torch.zeros_like(entry) for name, entry in sums.items()}
         self._extremes = {name: entry.to(device) for name, entry in state["extremes"].items()}
 
     def _reduced(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

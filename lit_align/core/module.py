@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -51,7 +52,7 @@ class AlignmentModule(LightningModule, ABC):
             precomputed or none; or a `Reference` object. `auto`: the model without its adapters where there are
             adapters, else a frozen copy; none where the method needs none.
         learning_rate: peak learning rate of the default optimiser, AdamW.
-        warmup_ratio: share of the steps over which the learning rate rises linearly from 0.
+        warmup_ratio: share of the steps over which the learning rate rises linearly.
         schedule: what the learning rate does after that: falls to 0 by a cosine or a line, or stays.
         weight_decay: decay of AdamW, on matrices only.
         optimizer: another optimiser, called with the trainable parameters.
@@ -170,7 +171,6 @@ class AlignmentModule(LightningModule, ABC):
             self.reference.build(self.policy, self.policy_spec)
             # Known before a checkpoint is read: a refreshed reference has to be among what is restored.
             self.reference.is_state = self.reference_will_refresh
-        self._warn_of_low_precision()
         if self._device_mesh is not None:
             shard(self.policy, self._device_mesh["data_parallel"])
             if self.reference is not None:
@@ -188,7 +188,8 @@ class AlignmentModule(LightningModule, ABC):
             )
 
     def on_fit_start(self) -> None:
-        """Fill a precomputed reference, now that weights and data are in place."""
+        """Warn of what the precision will lose, and fill a precomputed reference."""
+        self._warn_of_low_precision()
         if isinstance(self.reference, Precomputed):
             self.reference.fill(self.trainer.datamodule, self.policy_spec, self.device, self.resolved_layout)
 
@@ -207,7 +208,7 @@ class AlignmentModule(LightningModule, ABC):
             counts, factor = batch.window, self.trainer.world_size * self.trainer.accumulate_grad_batches
         loss = reduce_terms(terms, counts)
         self._observe(terms, batch)
-        self.num_tokens += float(batch.rows.row_lengths.sum())
+        self.num_tokens += batch.rows.num_tokens
         self.last_step = StepRecord(
             loss=loss.detach(),
             values=torch.stack([term.values.detach() for term in terms.values()]).sum(0),
@@ -259,7 +260,7 @@ class AlignmentModule(LightningModule, ABC):
         return {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the metrics of the optimiser step: one reduction over ranks."""
+        """Log the metrics of the optimiser step."""
         metrics = self._flush()
         metrics["num_tokens"] = self._total_tokens()
         metrics["grad_norm"] = self._gradient_norm()
@@ -320,7 +321,9 @@ class AlignmentModule(LightningModule, ABC):
             {"params": matrices, "weight_decay": self.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        return AdamW([g for g in groups if g["params"]], lr=self.learning_rate, fused=self.device.type == "cuda")
+        # Lightning cannot clip the gradients of a fused optimiser under autocast.
+        fused = self.device.type == "cuda" and not isinstance(self.trainer.precision_plugin, MixedPrecision)
+        return AdamW([g for g in groups if g["params"]], lr=self.learning_rate, fused=fused)
 
     def _schedule_factor(self, step: int) -> float:
         total = self.trainer.estimated_stepping_batches
@@ -398,5 +401,9 @@ class AlignmentModule(LightningModule, ABC):
 
 def reduce_terms(terms: dict[str, Term], counts: Counts) -> Tensor:
     """Sum of all terms, each divided by its own denominator; scalar with gradient, nats."""
-    parts = [term.values.sum() / max(1.0, getattr(counts, term.per.value)) for term in terms.values()]
+    parts = []
+    for term in terms.values():
+        total = term.values.sum()
+        count = torch.as_tensor(getattr(counts, term.per.value), dtype=total.dtype, device=total.device)
+        parts.append(total / count.clamp(min=1))
     return torch.stack(parts).sum()

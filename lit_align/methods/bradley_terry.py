@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lit_align.core.kinds import Losses, RewardModule
 from lit_align.core.outputs import Term
+from lit_align.core.ranges import not_negative
 from lit_align.functional.pairwise import logistic
 
 
@@ -56,8 +57,8 @@ class BradleyTerry(RewardModule):
     ) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.use_margin = use_margin
-        self.center = center
-        self.l2 = l2
+        self.center = not_negative("center", center)
+        self.l2 = not_negative("l2", l2)
 
     def losses(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None) -> Losses:
         """Losses [B] of the pairs, nats, and the regularisers that are on."""

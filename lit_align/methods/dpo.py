@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_align.core.kinds import PairwiseModule
 from lit_align.core.outputs import PairLogps
+from lit_align.core.ranges import positive, share
 from lit_align.functional.pairwise import logistic
 
 
@@ -43,8 +44,8 @@ class DPO(PairwiseModule):
 
     def __init__(self, *, beta: float = 0.1, label_smoothing: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.beta = beta
-        self.label_smoothing = label_smoothing
+        self.beta = positive("beta", beta)
+        self.label_smoothing = share("label_smoothing", label_smoothing, below=0.5)
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> Tensor:
         """Losses [B] of the pairs, nats."""

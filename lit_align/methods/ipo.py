@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lit_align.core.kinds import PairwiseModule
 from lit_align.core.outputs import PairLogps
+from lit_align.core.ranges import positive
 
 
 def ipo_loss(policy: PairLogps, reference: PairLogps, beta: float, length_average: bool = True) -> Tensor:
@@ -46,7 +47,7 @@ class IPO(PairwiseModule):
 
     def __init__(self, *, beta: float = 0.1, length_average: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.beta = beta
+        self.beta = positive("beta", beta)
         self.length_average = length_average
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lit_align.core.kinds import UnpairedModule
 from lit_align.core.outputs import SequenceLogps
+from lit_align.core.ranges import not_negative, positive
 
 
 def kto_loss(
@@ -72,9 +73,9 @@ class KTO(UnpairedModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.beta = beta
-        self.desirable_weight = desirable_weight
-        self.undesirable_weight = undesirable_weight
+        self.beta = positive("beta", beta)
+        self.desirable_weight = not_negative("desirable_weight", desirable_weight)
+        self.undesirable_weight = not_negative("undesirable_weight", undesirable_weight)
 
     def losses(self, policy: SequenceLogps, reference: SequenceLogps, label: Tensor, kl: Tensor) -> Tensor:
         """Losses [B] of the completions."""

@@ -5,7 +5,7 @@ those of the rejected ones. No reference model and no separate SFT stage.
 
 Differs: the authors' code and TRL take the NLL over prompt and response, LLaMA-Factory over the response, as here
 (`nll_tokens`); LLaMA-Factory also averages it per sequence (`nll_per`). The paper's lambda is TRL's and our beta. Odds
-are of the mean log-probability per response token.
+are of the mean log-probability per response token. `logps/*` are sums, as for DPO; TRL logs means per token here.
 """
 
 from __future__ import annotations
@@ -16,20 +16,26 @@ from torch import Tensor
 
 from lit_align.core.kinds import PairwiseModule
 from lit_align.core.outputs import PairLogps, Per, Term
+from lit_align.core.ranges import positive
 from lit_align.functional.pairwise import log_odds, logistic
 
 
-def odds_ratio_loss(policy: PairLogps) -> Tensor:
-    """Negative log-sigmoid of the log odds ratio between chosen and rejected.
+def log_odds_ratio(policy: PairLogps) -> Tensor:
+    """Log of the odds ratio between chosen and rejected.
 
     Args:
         policy: summed log-probabilities and lengths, each [B], nats and tokens, with gradient.
 
     Returns:
-        [B] losses, nats; finite, as is the gradient, for probabilities up to 1.
+        [B], nats; finite, as is the gradient, for probabilities up to 1.
     """
     mean = policy.mean()
-    return logistic(log_odds(mean.chosen) - log_odds(mean.rejected))
+    return log_odds(mean.chosen) - log_odds(mean.rejected)
+
+
+def odds_ratio_loss(policy: PairLogps) -> Tensor:
+    """Negative log-sigmoid of the log odds ratio; [B] losses, nats."""
+    return logistic(log_odds_ratio(policy))
 
 
 class ORPO(PairwiseModule):
@@ -54,7 +60,7 @@ class ORPO(PairwiseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.beta = beta
+        self.beta = positive("beta", beta)
         self.nll_tokens = nll_tokens
         self.nll_per = Per(nll_per)
 
@@ -65,12 +71,16 @@ class ORPO(PairwiseModule):
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> dict[str, Term]:
         """NLL of the chosen responses and the weighted odds-ratio term, each [B], nats."""
-        nll, length = -policy.chosen, policy.chosen_lengths
-        if policy.prompt is not None and policy.prompt_lengths is not None:
-            nll, length = nll - policy.prompt, length + policy.prompt_lengths
+        nll, lengths = self.nll(policy)
         if self.nll_per is Per.EXAMPLES:
-            nll = nll / length.clamp(min=1)
+            nll = nll / lengths.clamp(min=1)
         return {"nll": Term(nll, self.nll_per), "odds_ratio": Term(self.beta * odds_ratio_loss(policy))}
+
+    def nll(self, policy: PairLogps) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihoods of chosen responses, with their prompts if those are scored, and tokens; [B]."""
+        if policy.prompt is None or policy.prompt_lengths is None:
+            return -policy.chosen, policy.chosen_lengths
+        return -policy.chosen - policy.prompt, policy.chosen_lengths + policy.prompt_lengths
 
     def rewards(self, policy: PairLogps, reference: PairLogps) -> tuple[Tensor, Tensor]:
         """Rewards of chosen and rejected, each [B]: beta times the mean log-probability per token, as TRL logs them."""
@@ -79,8 +89,5 @@ class ORPO(PairwiseModule):
 
     def metrics(self, policy: PairLogps) -> dict[str, Tensor]:
         """TRL's `log_odds_chosen`, the log odds ratio, and `log_odds_ratio`, its log-sigmoid; each [B], nats."""
-        mean = policy.mean()
-        return {
-            "log_odds_chosen": log_odds(mean.chosen) - log_odds(mean.rejected),
-            "log_odds_ratio": -odds_ratio_loss(policy),
-        }
+        ratio = log_odds_ratio(policy)
+        return {"log_odds_chosen": ratio, "log_odds_ratio": -logistic(ratio)}

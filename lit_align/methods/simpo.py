@@ -5,7 +5,7 @@ chosen response must win by a margin gamma. No reference model.
 
 Differs: "gamma" has two meanings. Here, as in the paper, the loss is -log sigmoid(beta * (mean difference) - gamma);
 the authors' code takes `gamma_beta_ratio` = gamma / beta, which is accepted instead. TRL's SimPO adds an NLL term by
-default (`cpo_alpha: 1`); here `nll_weight` is 0.
+default (`cpo_alpha: 1`); here `nll_weight` is 0. `logps/*` are sums, as for DPO; TRL logs means per token here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from lit_align.core.errors import ConfigError
 from lit_align.core.kinds import Losses, PairwiseModule
 from lit_align.core.outputs import PairLogps, Per, Term
+from lit_align.core.ranges import not_negative, positive, share
 from lit_align.functional.pairwise import logistic
 
 
@@ -66,10 +67,11 @@ class SimPO(PairwiseModule):
                 got=f"gamma: {gamma} and gamma_beta_ratio: {gamma_beta_ratio}",
                 fix="give one of them; gamma = beta * gamma_beta_ratio",
             )
-        self.beta = beta
-        self.gamma = gamma if gamma is not None else beta * (0.5 if gamma_beta_ratio is None else gamma_beta_ratio)
-        self.label_smoothing = label_smoothing
-        self.nll_weight = nll_weight
+        self.beta = positive("beta", beta)
+        ratio = 0.5 if gamma_beta_ratio is None else gamma_beta_ratio
+        self.gamma = not_negative("gamma", beta * ratio if gamma is None else gamma)
+        self.label_smoothing = share("label_smoothing", label_smoothing, below=0.5)
+        self.nll_weight = not_negative("nll_weight", nll_weight)
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> Losses:
         """Losses [B] of the pairs, nats."""

@@ -7,15 +7,17 @@ from lit_align.references.adapters_off import AdaptersOff
 from lit_align.references.base import Reference
 from lit_align.references.frozen_copy import FrozenCopy
 from lit_align.references.named_adapter import NamedAdapter
+from lit_align.references.none import NoReference
 from lit_align.references.precomputed import Precomputed
 
-__all__ = ["AdaptersOff", "FrozenCopy", "NamedAdapter", "Precomputed", "Reference", "resolve_reference"]
+__all__ = ["AdaptersOff", "FrozenCopy", "NamedAdapter", "NoReference", "Precomputed", "Reference", "resolve_reference"]
 
 _BY_NAME: dict[str, type[Reference]] = {
     "frozen_copy": FrozenCopy,
     "adapters_off": AdaptersOff,
     "named_adapter": NamedAdapter,
     "precomputed": Precomputed,
+    "none": NoReference,
 }
 
 

@@ -39,7 +39,9 @@ class FrozenCopy(Reference):
         reshard(policy)
         reshard(self.scorer)
         for mine, theirs in zip(self.scorer.parameters(), policy.parameters(), strict=True):
-            mine.lerp_(theirs.to(mine.dtype), alpha)
+            # What is not trained is equal already, and weights in 4 bits could not be mixed.
+            if theirs.requires_grad:
+                mine.lerp_(theirs.to(mine.dtype), alpha)
         for kept, new in zip(self.scorer.buffers(), policy.buffers(), strict=True):
             kept.copy_(new)
         self.is_state = True

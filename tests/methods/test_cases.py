@@ -12,6 +12,7 @@ import torch
 
 import lit_align
 from lit_align.core.batch import Counts
+from lit_align.core.errors import ConfigError
 from lit_align.core.kinds import as_terms
 from lit_align.core.module import AlignmentModule, reduce_terms
 from lit_align.core.outputs import PairLogps, SequenceLogps
@@ -130,7 +131,9 @@ def test_extreme_log_probabilities_stay_finite(case: Case, scale: float):
     def stretch(x: Any) -> Any:
         if isinstance(x, PairLogps):
             return x._replace(chosen=x.chosen * scale, rejected=x.rejected * scale / 2)
-        return x._replace(sums=x.sums * scale) if isinstance(x, SequenceLogps) else x
+        if isinstance(x, SequenceLogps):
+            return x._replace(sums=x.sums * scale)
+        return x * scale if case.slug == "bradley_terry" else x
 
     inputs, tensors = leaves(tuple(stretch(x) for x in case.inputs))
     loss = loss_of(case, case.values[0].kwargs, inputs)
@@ -196,3 +199,17 @@ def test_log_odds_near_certainty():
 def test_simpo_refuses_two_margins():
     with pytest.raises(ValueError, match=r"gamma: 1.0 and gamma_beta_ratio: 0.5"):
         lit_align.SimPO(policy="unused", gamma=1.0, gamma_beta_ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("DPO", {"beta": 0.0}), ("DPO", {"label_smoothing": 0.5}), ("IPO", {"beta": -0.1}), ("SimPO", {"gamma": -1.0}),
+        ("SimPO", {"nll_weight": -1.0}), ("ORPO", {"beta": 0.0}), ("KTO", {"desirable_weight": -1.0}),
+        ("BradleyTerry", {"l2": -0.1}), ("DPO", {"beta": float("nan")}),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(name, kwargs):
+    ((setting, value),) = kwargs.items()
+    with pytest.raises(ConfigError, match=rf"(?s){setting}: {value}.*give a number"):
+        getattr(lit_align, name)(policy="unused", **kwargs)

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 
 from lit_align import DPO, KTO, PreferenceDataModule
-from lit_align.callbacks import LoRA, ReferenceSync
+from lit_align.callbacks import LoRA, QLoRA, ReferenceSync
 from lit_align.core.errors import ConfigError
 from lit_align.core.module import AlignmentModule
 from lit_align.references import Precomputed, resolve_reference
@@ -133,3 +133,15 @@ def test_refresh_moves_the_reference_and_puts_it_into_the_checkpoint(
         mine = module.state_dict()[name.replace("policy.", "reference.scorer.", 1)]
         start = dict(still.reference.named_parameters())[name.replace("policy.", "scorer.", 1)]
     torch.testing.assert_close(mine, alpha * policy + (1 - alpha) * start)
+
+
+def test_none_is_the_reference_free_form(tiny_model_dir, pairs_file, tmp_path):
+    module = fit(dpo(tiny_model_dir, reference="none"), pairs_file, tmp_path)
+    metrics = module.last_step.metrics
+    assert metrics["rewards/chosen"] == pytest.approx(0.1 * metrics["logps/chosen"])
+
+
+def test_frozen_copy_of_a_quantised_policy_can_be_refreshed(tiny_model_dir, pairs_file, tmp_path):
+    callbacks = [QLoRA(r=4), ReferenceSync(alpha=0.5, every_n_steps=2)]
+    module = fit(dpo(tiny_model_dir, reference="frozen_copy"), pairs_file, tmp_path, callbacks)
+    assert module.reference.is_state
