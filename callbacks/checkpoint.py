@@ -16,6 +16,7 @@ from lit_align.core.checkpoint_io import (
     newest_checkpoint,
     publish,
     remove_stale,
+    set_aside,
     temporary,
 )
 from lit_align.core.errors import ConfigError
@@ -27,6 +28,9 @@ class RunCheckpoint(ModelCheckpoint):
     `--ckpt_path last` goes on from the newest complete one. Checkpoints are written between optimiser steps, and
     after everything else that belongs to a step: its validation, and the end of its epoch. A run that resumes has
     therefore nothing to repeat and nothing to catch up with.
+
+    Training that starts without a checkpoint moves those of an earlier run in the folder to `checkpoints.old`, in place
+    of what is there, so that `last` never goes on from another run.
 
     Example::
 
@@ -97,8 +101,16 @@ class RunCheckpoint(ModelCheckpoint):
             remove_stale(self.dirpath)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count optimiser steps from where training starts."""
+        """Count optimiser steps from where training starts; a new run sets aside what an earlier one has left."""
         super().on_train_start(trainer, pl_module)
+        # Not earlier: sharded strategies restore so late that a resumed run cannot be told from a new one before.
+        new = trainer.ckpt_path is None and trainer.global_step == 0 and not trainer.fast_dev_run
+        if new and trainer.is_global_zero:
+            assert self.dirpath is not None
+            old = set_aside(self.dirpath)
+            if old is not None:
+                print(f"checkpoints of an earlier run were moved to {old}", flush=True)
+        trainer.strategy.barrier("RunCheckpoint")
         self._step = trainer.global_step
         self._due = False
 

@@ -78,15 +78,26 @@ def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]
     return torch.load(newest, weights_only=True)["state_dict"], [json.loads(line) for line in lines]
 
 
-def check(method: str, moment: str, model: str, file: str, folder: Path, callbacks: list[dict[str, Any]]) -> None:
-    """Run once through, run once killed and resumed, and compare bit for bit."""
+LAST = ("--ckpt_path", "last")
+
+
+def check(
+    method: str,
+    moment: str,
+    model: str,
+    file: str,
+    folder: Path,
+    callbacks: list[dict[str, Any]],
+    first: tuple[str, ...] = LAST,
+) -> None:
+    """Run once through, run once killed and resumed, and compare bit for bit; `first` ends the killed command."""
     through = run(command(method, model, file, folder / "through", callbacks))
     assert through.returncode == 0, through.stderr[-3000:]
     where, count = MOMENTS[moment]
     kill = {"class_path": "tests.kill.Kill", "init_args": {"moment": where, "count": count}}
     killed = command(method, model, file, folder / "killed", [*callbacks, kill])
-    assert run([*killed, "--ckpt_path", "last"]).returncode == -signal.SIGKILL
-    again = run([*killed, "--ckpt_path", "last"])
+    assert run([*killed, *first]).returncode == -signal.SIGKILL
+    again = run([*killed, *LAST])
     assert again.returncode == 0, again.stderr[-3000:]
     expected, logged = outcome(folder / "through")
     weights, log = outcome(folder / "killed")
@@ -109,6 +120,15 @@ REFRESH = [{"class_path": "ReferenceSync", "init_args": {"alpha": 0.6, "every_n_
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_every_moment(moment, tiny_model_dir, pairs_file, tmp_path):
     check("DPO", moment, tiny_model_dir, pairs_file, tmp_path, REFRESH)
+
+
+@pytest.mark.slow
+def test_before_the_first_checkpoint_where_another_run_has_finished(tiny_model_dir, pairs_file, tmp_path):
+    older = command("DPO", tiny_model_dir, pairs_file, tmp_path / "killed", [])
+    finished = run([*older, "--model.learning_rate", "1e-2", "--trainer.max_epochs", "3"])
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    check("DPO", "before the first checkpoint", tiny_model_dir, pairs_file, tmp_path, [], first=())
+    assert list((tmp_path / "killed" / "checkpoints.old").glob("step=*.ckpt"))
 
 
 @pytest.mark.slow

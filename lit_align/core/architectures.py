@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from typing import TYPE_CHECKING, Any, Literal
 
 from lit_align.core.batch import Layout
 from lit_align.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _EXACT_LAYERS = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers whose tokens see nothing but the keys and values that a segment gathers."""
@@ -84,6 +85,8 @@ def _reason_in_config(config: PretrainedConfig) -> str | None:
 def _reason_in_code(config: PretrainedConfig) -> str | None:
     name = config.model_type
     # Private by name, yet the one place that knows the class without building a model.
+    from transformers import AutoModelForCausalLM
+
     model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
     if model_class is None:
         return f"{name} is not a causal language model of transformers"

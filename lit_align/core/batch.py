@@ -149,7 +149,7 @@ class LabelBatch(NamedTuple):
     source_rows: Tensor
     """[B] int64."""
     kl_rows: Rows | None = None
-    """Each prompt with the completion of another example; rows whose completion equals the own are left out."""
+    """Each prompt with the completion of another prompt; rows whose completion equals the own are left out."""
     reference_logps: Tensor | None = None
     """[B] float64."""
     kl_reference_logps: Tensor | None = None

@@ -16,6 +16,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lit_align.core.errors import ConfigError
 
 _TEMPORARY = ".tmp"
+_NAMES = "step=*.ckpt"
 # What a sharded checkpoint's folder holds once its last file is written.
 _SHARDED_FILES = (".metadata", "meta.pt")
 
@@ -129,6 +130,30 @@ def remove_stale(folder: str | Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def set_aside(folder: str | Path) -> Path | None:
+    """Move the checkpoints of `folder` to `<folder>.old`, in place of those that stand there; other files stay.
+
+    The newest complete one goes last: until then it is still found, afterwards none is.
+
+    Returns:
+        Where they went; None if there is no complete one.
+    """
+    folder = Path(folder)
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        return None
+    old = folder.with_name(folder.name + ".old")
+    old.mkdir(exist_ok=True)
+    remove_stale(old)
+    for path in old.glob(_NAMES):
+        discard(path)
+    for path in sorted(folder.glob(_NAMES), key=lambda path: path == newest):
+        os.replace(path, old / path.name)
+    _sync(old)
+    _sync(folder)
+    return old
+
+
 def is_complete(path: str | Path) -> bool:
     """Whether a checkpoint, one file or a sharded folder, was written to its end.
 
@@ -143,7 +168,7 @@ def is_complete(path: str | Path) -> bool:
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
     """The newest complete checkpoint `step=*.ckpt` in `folder`, if there is one."""
-    complete = [path for path in Path(folder).glob("step=*.ckpt") if is_complete(path)]
+    complete = [path for path in Path(folder).glob(_NAMES) if is_complete(path)]
     return max(complete, key=_age, default=None)
 
 

@@ -26,8 +26,8 @@ def build_rows(examples: Sequence[Example], layout: Layout, *, score_prompts: bo
 
     Responses are numbered in order: those of the first example, those of the second, and so on. With
     `score_prompts` one pseudo-response per example follows after all real ones; it scores the prompt's tokens
-    but the first, on the path of the example's first response. Where the prompt has no tokens, the first token of
-    the completion is not scored, since nothing predicts it.
+    but the first, on the path of the example's first response: none, where the prompt has one token. Where the prompt
+    has no tokens, the first token of the completion is not scored, since nothing predicts it.
 
     Args:
         examples: what to lay out, at least one.
@@ -39,7 +39,7 @@ def build_rows(examples: Sequence[Example], layout: Layout, *, score_prompts: bo
         Rows of M = responses (+ examples) responses, on the CPU.
 
     Raises:
-        DataError: a response (or prompt) without a token to score.
+        DataError: a response without a token to score.
     """
     assert examples, "a batch needs an example"
     row = _FlatRow()
@@ -83,7 +83,7 @@ class _Scored(NamedTuple):
     """Position of the response's last token."""
     row: int
     """1-based row of the data."""
-    field: str
+    may_be_empty: bool
 
 
 class _FlatRow:
@@ -118,7 +118,7 @@ class _FlatRow:
                     mask,
                     end - 1,
                     example.row,
-                    "completion",
+                    may_be_empty=False,
                 )
             )
 
@@ -127,7 +127,14 @@ class _FlatRow:
         for example, start in zip(examples, self.first_segment, strict=True):
             prompt = example.prompt_lengths[0]
             self.scored.append(
-                _Scored(start + 1, max(prompt - 1, 0), None, start + max(prompt, 1) - 1, example.row, "prompt")
+                _Scored(
+                    start + 1,
+                    max(prompt - 1, 0),
+                    None,
+                    start + max(prompt, 1) - 1,
+                    example.row,
+                    may_be_empty=True,
+                )
             )
 
     def flat(self) -> Rows:
@@ -208,10 +215,12 @@ class _FlatRow:
             counts = np.bincount(response, minlength=len(counts)).astype(np.int64)
         for number in np.flatnonzero(counts == 0):
             empty = self.scored[number]
+            if empty.may_be_empty:
+                continue
             raise DataError(
-                f"The {empty.field} has no token to score.",
+                "The completion has no token to score.",
                 row=empty.row,
-                field=empty.field,
+                field="completion",
                 fix="Drop the row, or give it text; a mask must leave at least one token.",
             )
         return targets, response, counts

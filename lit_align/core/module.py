@@ -28,6 +28,7 @@ from lit_align.core.outputs import SequenceLogps, Term
 from lit_align.core.policy import PolicySpec, build_policy
 from lit_align.core.sharding import shard
 from lit_align.references import Precomputed, Reference, resolve_reference
+from lit_align.references.precomputed import HasExamples
 
 
 class StepRecord(NamedTuple):
@@ -142,6 +143,9 @@ class AlignmentModule(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Check that the callbacks provide what the method requires."""
+        # A batch's floating tensors are tables of the loss: margins, and sums of hundreds of nats. None enters the
+        # model, and `bf16-true` and `16-true` would round them before any hook could save them.
+        vars(self.trainer.precision_plugin)["convert_input"] = _unchanged
         if stage != "fit":
             return
         provided = {c for callback in self.trainer.callbacks for c in getattr(callback, "provides", ())}
@@ -152,13 +156,18 @@ class AlignmentModule(LightningModule, ABC):
                 fix="add one under trainer.callbacks in the configuration",
             )
 
+    def teardown(self, stage: str) -> None:
+        """Leave the trainer as it was."""
+        vars(self.trainer.precision_plugin).pop("convert_input", None)
+
     def configure_model(self) -> None:
         """Build the policy and its reference; called again by validate and test, when there is nothing to do."""
         if hasattr(self, "policy"):
+            self._fill_reference()
             return
         # Weights in 4 bits are packed where they will be used; others are loaded on the host and then moved or sharded.
-        quantised = self.policy_spec.quantization is not None
-        model = build_policy(self.policy_spec, self.trainer.strategy.root_device if quantised else "cpu")
+        packed_in_place = self.policy_spec.quantization is not None and self._trainer is not None
+        model = build_policy(self.policy_spec, self.trainer.strategy.root_device if packed_in_place else "cpu")
         self.resolved_layout = resolve_layout(self.layout, model.config)
         self.policy = RewardScorer(model) if self.head == "reward" else Scorer(model)
         if self.needs_reference:
@@ -176,6 +185,7 @@ class AlignmentModule(LightningModule, ABC):
             if self.reference is not None:
                 self.reference.shard(self._device_mesh["data_parallel"])
         self.policy.train()
+        self._fill_reference()
 
     def _warn_of_low_precision(self) -> None:
         full = self.policy_spec.lora is None
@@ -187,11 +197,19 @@ class AlignmentModule(LightningModule, ABC):
                 "use model.dtype: float32 with trainer.precision: bf16-mixed"
             )
 
+    def _fill_reference(self) -> None:
+        """Fill a precomputed reference for the data of this stage, before a loader hands out any."""
+        if isinstance(self.reference, Precomputed) and isinstance(data := self.trainer.datamodule, HasExamples):
+            strategy = self.trainer.strategy
+            # Here new tensors default to the run's device; what is scored is collated on the host.
+            with torch.device("cpu"):
+                self.reference.fill(
+                    data, self.policy_spec, strategy.root_device, self.resolved_layout, strategy.precision_plugin
+                )
+
     def on_fit_start(self) -> None:
-        """Warn of what the precision will lose, and fill a precomputed reference."""
+        """Warn of what the precision will lose."""
         self._warn_of_low_precision()
-        if isinstance(self.reference, Precomputed):
-            self.reference.fill(self.trainer.datamodule, self.policy_spec, self.device, self.resolved_layout)
 
     # ---------------------------------------------------------------- steps
 
@@ -397,6 +415,10 @@ class AlignmentModule(LightningModule, ABC):
                 got=f"{len(missing)} weights missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}",
                 fix="use the same policy, method, LoRA and ReferenceSync settings as the run that wrote it",
             )
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 def reduce_terms(terms: dict[str, Term], counts: Counts) -> Tensor:

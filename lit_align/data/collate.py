@@ -21,6 +21,9 @@ from lit_align.core.batch import (
 )
 from lit_align.core.layout import build_rows
 
+# Examples of the data that are searched for another prompt.
+_REACH = 256
+
 AnyBatch = PairBatch | LabelBatch | DemonstrationBatch | PromptBatch
 
 
@@ -29,7 +32,7 @@ class Drawn(NamedTuple):
 
     examples: Sequence[Example]
     neighbour: Example | None = None
-    """The next example of the data, not part of the batch: lends its completion where the batch has only one."""
+    """A later example of the data, not part of the batch: lends its completion where the batch has only one prompt."""
 
 
 class Collator:
@@ -71,6 +74,15 @@ class Collator:
         """Collates one batch."""
         return self._build(drawn)
 
+    def draw(self, examples: Sequence[Example], indices: Sequence[int]) -> Drawn:
+        """The examples at `indices`; if mismatched rows need it, also the next example with another prompt."""
+        drawn = [examples[index] for index in indices]
+        own = drawn[0]
+        if not self.mismatched or not all(_same_prompt(own, other) for other in drawn):
+            return Drawn(drawn)
+        following = (examples[(indices[-1] + step) % len(examples)] for step in range(1, min(_REACH, len(examples))))
+        return Drawn(drawn, next((other for other in following if not _same_prompt(own, other)), None))
+
     def _pairs(self, drawn: Drawn) -> PairBatch:
         examples = drawn.examples
         offsets = [0, *accumulate(len(example.ids) for example in examples)]
@@ -109,13 +121,17 @@ class Collator:
         )
 
     def _mismatch(self, drawn: Drawn) -> list[Example]:
-        """Each prompt with the completion of the next example; none where that is the own completion."""
-        examples = drawn.examples
-        others = [*examples[1:], examples[0]]
-        if len(examples) == 1 and drawn.neighbour is not None:
-            others = [drawn.neighbour]
-        rows = (self._exchange(own, other) for own, other in zip(examples, others, strict=True))
-        return [row for row in rows if row is not None]
+        """Each prompt with the completion of the next example that has another; none where that is the own one."""
+        rows = []
+        for number, own in enumerate(drawn.examples):
+            others = [*drawn.examples[number + 1 :], *drawn.examples[:number]]
+            if drawn.neighbour is not None:
+                others.append(drawn.neighbour)
+            other = next((other for other in others if not _same_prompt(own, other)), None)
+            row = None if other is None else self._exchange(own, other)
+            if row is not None:
+                rows.append(row)
+        return rows
 
     def _exchange(self, own: Example, other: Example) -> Example | None:
         prompt, completion = own.prompt_lengths[0], other.ids[0][other.prompt_lengths[0] :]
@@ -130,6 +146,15 @@ class Collator:
 
     def _rows(self, examples: Sequence[Example], *, score_prompts: bool = False) -> Rows:
         return build_rows(examples, self.layout, score_prompts=score_prompts, pad_id=self.pad_id)
+
+
+def _same_prompt(one: Example, other: Example) -> bool:
+    """Whether two examples are of one row of the data, or have equal prompts.
+
+    The tokenizer may have merged the prompts' ends with different completions, so tokens alone do not tell.
+    """
+    first, second = (example.ids[0][: example.prompt_lengths[0]] for example in (one, other))
+    return one.row == other.row or first == second
 
 
 def _source_rows(examples: Sequence[Example]) -> Tensor:

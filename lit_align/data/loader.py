@@ -26,14 +26,13 @@ State = dict[str, Any]
 class _Draws(Dataset[Drawn]):
     """What a list of indices draws from the examples."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    def __init__(self, examples: Sequence[Example], collate: Collator) -> None:
         self.examples = examples
+        self.collate = collate
 
     def __getitems__(self, indices: list[int]) -> Drawn:
-        """The examples of one batch, and the one that follows."""
-        following = (indices[-1] + 1) % len(self.examples)
-        neighbour = self.examples[following] if len(indices) == 1 else None
-        return Drawn([self.examples[index] for index in indices], neighbour)
+        """What the collator needs for one batch."""
+        return self.collate.draw(self.examples, indices)
 
 
 class BatchLoader:
@@ -60,7 +59,7 @@ class BatchLoader:
         # Lightning sets the epoch of `batch_sampler.sampler`.
         self.batch_sampler = sampler
         self._loader = DataLoader(
-            _Draws(examples),
+            _Draws(examples, collate),
             batch_sampler=sampler,
             # The fetcher hands over what `__getitems__` returned: here not a list.
             collate_fn=cast(Any, collate),

@@ -251,8 +251,9 @@ class PreferenceDataModule(LightningDataModule):
     # ---------------------------------------------------------------- cached reference values
 
     def reference_splits(self) -> list[str]:
-        """Splits that training and validation read, and whose values can be cached."""
-        return [split for split in _STAGES["fit"] if split in self.sets.stores]
+        """Splits that the stage reads and that hold responses; streamed ones cannot be cached."""
+        sets = self._current_sets()
+        return [split for split in sets.stores if sets.kind_of(split) is not DataKind.PROMPTS]
 
     def fingerprint(self, split: str) -> str:
         """Changes with the rows of a split, the tokenizer, the template and the limits."""

@@ -99,10 +99,7 @@ class StreamLoader(TrainingLoader):
         sampler = self.make_sampler([size_of(example) for example in examples], f"{self._epoch}/{mark.row}")
         self._left_out += sampler.left_out
         self._repeated += sampler.repeated
-        return [
-            Drawn([examples[index] for index in indices], examples[(indices[-1] + 1) % len(examples)])
-            for indices in sampler
-        ]
+        return [self.collate.draw(examples, indices) for indices in sampler]
 
     def started(self, state: State | None) -> None:
         """Correct Lightning's count of batches after a checkpoint on the last batch of a pass.

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -235,5 +236,6 @@ def _save(values: Values, path: Path) -> None:
         save_file({"logps": torch.tensor([v for row in values for v in row], dtype=torch.float64)}, temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         rank_zero_warn(f"reference log-probabilities could not be kept in {path.parent}: {error}")

@@ -14,9 +14,9 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_align.callbacks import ExactResume, RunCheckpoint
-from lit_align.core.checkpoint_io import AtomicCheckpointIO
+from lit_align.core.checkpoint_io import AtomicCheckpointIO, is_complete
 from lit_align.core.errors import ConfigError
-from tests.callbacks.toy import Kill, ToyData, ToyModule, build_trainer, train
+from tests.callbacks.toy import Kill, ToyData, ToyModule, assert_same_run, build_trainer, train
 from tests.launch import RankError, launch
 
 
@@ -111,11 +111,77 @@ def test_the_newest_complete_one_is_picked(tmp_path):
 
 
 def test_newest_is_by_time_not_by_number(tmp_path):
-    """A new run in the folder of a longer one: its few steps are what to go on from."""
+    """Steps of an earlier run that were copied back into the folder, say."""
     train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=10), max_epochs=1)
     train(tmp_path, checkpoint=RunCheckpoint(every_n_steps=3, keep=1), max_epochs=1, max_steps=4)
+    for path in (tmp_path / "checkpoints.old").iterdir():
+        path.rename(tmp_path / "checkpoints" / path.name)
     assert last(tmp_path, RunCheckpoint()) == "step=4.ckpt"
-    assert names(tmp_path) == ["4.ckpt", "10.ckpt", "13.ckpt"], "the other run's files are left alone"
+
+
+def kept_aside(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints.old").iterdir())
+
+
+def test_a_new_run_sets_the_checkpoints_of_an_earlier_one_aside(tmp_path, capsys):
+    train(tmp_path, max_steps=2)
+    assert not capsys.readouterr().out
+    (tmp_path / "checkpoints" / "notes.txt").touch()
+    train(tmp_path, max_steps=4)
+    assert capsys.readouterr().out.splitlines() == [
+        f"checkpoints of an earlier run were moved to {tmp_path / 'checkpoints.old'}"
+    ]
+    assert kept_aside(tmp_path) == ["step=2.ckpt"]
+    (tmp_path / "checkpoints" / "notes.txt").unlink()
+    train(tmp_path, max_steps=6)
+    assert kept_aside(tmp_path) == ["step=2.ckpt", "step=4.ckpt"]
+    assert names(tmp_path) == ["4.ckpt", "6.ckpt"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_does_not_go_on_from_an_earlier_one(tmp_path):
+    settings = {"max_epochs": 1, "accumulate_grad_batches": 2}
+    whole = train(tmp_path / "whole", **settings)
+    folder = tmp_path / "killed"
+    train(folder, max_steps=6)
+    older = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+    for ckpt_path in (None, "last"):
+        with pytest.raises(RankError, match="died"):
+            launch(train, folder, Kill("on_train_batch_end", 2), ckpt_path=ckpt_path, world=1, **settings)
+        assert last(folder, RunCheckpoint()) is None
+    assert_same_run(whole, train(folder, ckpt_path="last", **settings), tmp_path / "whole", folder)
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoints.old").iterdir()} == older
+
+
+def test_a_run_that_goes_on_from_a_named_file_leaves_the_folder_alone(tmp_path):
+    train(tmp_path, max_steps=6)
+    file = tmp_path / "checkpoints" / "step=4.ckpt"
+    with pytest.raises(RankError, match="died"):
+        launch(train, tmp_path, Kill("on_train_batch_end", 1), ckpt_path=str(file), world=1)
+    assert names(tmp_path) == ["4.ckpt", "6.ckpt"]
+    assert not (tmp_path / "checkpoints.old").exists()
+
+
+class Evaluated(ToyModule):
+    test_step = predict_step = ToyModule.validation_step
+
+    def log(self, *args, **kwargs): ...
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_only_training_sets_aside(tmp_path, verb):
+    train(tmp_path, max_steps=2)
+    trainer = build_trainer(tmp_path, [RunCheckpoint()])
+    getattr(trainer, verb)(Evaluated(), ToyData().val_dataloader())
+    train(tmp_path, fast_dev_run=2)
+    assert names(tmp_path) == ["2.ckpt"]
+
+
+def test_a_second_fit_of_the_same_trainer_is_no_new_run(tmp_path):
+    module, trainer = ToyModule(), build_trainer(tmp_path, [ExactResume(), RunCheckpoint(every_n_steps=2)], max_steps=2)
+    trainer.fit(module, ToyData())
+    trainer.fit_loop.epoch_loop.max_steps = 4
+    trainer.fit(module, ToyData())
+    assert names(tmp_path) == ["2.ckpt", "4.ckpt"]
 
 
 def test_another_folder(tmp_path):
@@ -224,3 +290,12 @@ def test_sharded_folders_appear_whole(tmp_path):
     assert names(folder) in (["2.ckpt.tmp", "4.ckpt.tmp"], ["2.ckpt", "4.ckpt.tmp"])
     assert launch(sharded_run, folder, ckpt_path="last") == whole
     assert names(folder) == ["4.ckpt", "6.ckpt"]
+    assert not (folder / "checkpoints.old").exists()
+
+
+def test_sharded_folders_of_an_earlier_run_are_set_aside(tmp_path):
+    launch(sharded_run, tmp_path)
+    with pytest.raises(RankError, match="died"):
+        launch(sharded_run, tmp_path, Kill("on_train_batch_end", 1))
+    assert not names(tmp_path)
+    assert [is_complete(tmp_path / "checkpoints.old" / name) for name in kept_aside(tmp_path)] == [True, True]

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_align.core.checkpoint_io import AtomicCheckpointIO, discard, is_complete, publish, remove_stale, temporary
+from lit_align.core.checkpoint_io import (
+    AtomicCheckpointIO,
+    discard,
+    is_complete,
+    newest_checkpoint,
+    publish,
+    remove_stale,
+    set_aside,
+    temporary,
+)
 from lit_align.core.errors import ConfigError
 from tests.launch import RankError, launch
 
@@ -151,3 +160,34 @@ def test_a_folder_is_no_checkpoint_from_the_moment_it_is_discarded(tmp_path, mon
     assert not path.exists()
     remove_stale(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("moves", [1, 2])
+def test_setting_aside_loses_nothing_when_it_is_cut_short(io, tmp_path, monkeypatch, moves):
+    """Until its last step, the newest checkpoint is still the one to go on from."""
+    folder, real_replace = tmp_path / "checkpoints", os.replace
+    for step in (2, 4, 6):
+        io.save_checkpoint({"step": step}, folder / f"step={step}.ckpt")
+    done = []
+
+    def replace(source, target):
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(source)
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        set_aside(folder)
+    monkeypatch.undo()
+    assert newest_checkpoint(folder) == folder / "step=6.ckpt"
+    assert set_aside(folder) == tmp_path / "checkpoints.old"
+    assert newest_checkpoint(folder) is None
+    assert newest_checkpoint(tmp_path / "checkpoints.old").name == "step=6.ckpt"
+
+
+def test_nothing_is_set_aside_where_nothing_is_complete(tmp_path):
+    assert set_aside(tmp_path / "nowhere") is None
+    (tmp_path / "step=2.ckpt").write_bytes(b"half")
+    assert set_aside(tmp_path) is None
+    assert (tmp_path / "step=2.ckpt").exists()

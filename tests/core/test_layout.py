@@ -129,11 +129,20 @@ def test_a_response_without_scored_tokens_is_an_error(layout, empty):
     assert caught.value.field == "completion"
 
 
-def test_a_prompt_without_scored_tokens_is_an_error_only_if_it_is_scored():
-    build_rows([SINGLE], Layout.SHARED)
-    with pytest.raises(DataError, match="prompt has no token to score") as caught:
-        build_rows([SINGLE], Layout.SHARED, score_prompts=True)
-    assert caught.value.row == 2
+@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("masks", [None, [[1, 1]]])
+def test_a_prompt_may_have_no_token_to_score(layout, masks):
+    empty = Example(row=3, ids=[[40, 41, 42]], prompt_lengths=[0])
+    rows = build_rows([SINGLE._replace(masks=masks), PAIR, empty], layout, score_prompts=True)
+    assert rows.response_lengths.tolist() == [2, 2, 1, 2, 0, 2, 0]
+    assert rows.target.tolist() == [30, 31, 10, 11, 20, 41, 42, 6, 7]
+    assert rows.response.tolist() == [0, 0, 1, 1, 2, 3, 3, 5, 5]
+    assert rows.input_ids.flatten()[rows.last_index].tolist() == [31, 11, 20, 42, 8, 7, 40]
+
+
+def test_a_completion_must_have_one_even_if_prompts_are_scored():
+    with pytest.raises(DataError, match="completion has no token to score"):
+        build_rows([SINGLE, Example(row=7, ids=[[1, 2, 3]], prompt_lengths=[3])], Layout.SHARED, score_prompts=True)
 
 
 def random_examples(seed, count=6):
@@ -164,7 +173,7 @@ def visible_path(rows, position):
 @pytest.mark.parametrize("layout", [Layout.PACKED, Layout.SHARED])
 def test_every_target_is_predicted_from_exactly_its_own_path(seed, layout):
     examples = random_examples(seed)
-    rows = build_rows(examples, layout, score_prompts=all(e.prompt_lengths[0] > 1 for e in examples))
+    rows = build_rows(examples, layout, score_prompts=True)
     paths = [ids for example in examples for ids in example.ids]
     paths += [example.ids[0] for example in examples]
     for n in range(len(rows.target)):

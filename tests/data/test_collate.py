@@ -100,6 +100,37 @@ def test_a_batch_of_one_borrows_from_the_data():
     assert responses_of(collate(Drawn([own, other], single(3, [3], [30], True))).kl_rows) == [[20], [10]]
 
 
+MISMATCHED = Collator(DataKind.UNPAIRED, Layout.PACKED, mismatched=True)
+CHOSEN, REJECTED = single(1, [1], [10], True), single(1, [1], [11], False)
+"""Of one pair."""
+
+
+def test_completions_come_from_another_prompt():
+    others = [single(2, [2], [20], True), single(2, [2], [21], False)]
+    batch = MISMATCHED(Drawn([CHOSEN, REJECTED, *others]))
+    assert responses_of(batch.kl_rows) == [[20], [20], [10], [10]]
+    same_text = single(9, [1], [12], True)
+    assert responses_of(MISMATCHED(Drawn([CHOSEN, same_text, *others])).kl_rows) == [[20], [20], [10], [10]]
+    merged = single(1, [1, 7], [13], True)
+    assert responses_of(MISMATCHED(Drawn([CHOSEN, merged, others[0]])).kl_rows) == [[20], [20], [10]]
+
+
+def test_a_batch_of_one_prompt_borrows_from_the_data():
+    other = single(2, [2], [20], True)
+    assert responses_of(MISMATCHED(Drawn([CHOSEN, REJECTED], other)).kl_rows) == [[20], [20]]
+    assert MISMATCHED(Drawn([CHOSEN, REJECTED])).kl_rows is None
+
+
+def test_the_neighbour_is_the_next_with_another_prompt():
+    data = [CHOSEN, REJECTED, single(9, [1], [12], True), single(2, [2], [20], True)]
+    assert MISMATCHED.draw(data, [0]) == Drawn([data[0]], data[3])
+    assert MISMATCHED.draw(data, [0, 1]) == Drawn(data[:2], data[3])
+    assert MISMATCHED.draw(data, [3]) == Drawn([data[3]], data[0])
+    assert MISMATCHED.draw(data, [1, 3]) == Drawn([data[1], data[3]])
+    assert MISMATCHED.draw(data[:3], [1]) == Drawn([data[1]])
+    assert Collator(DataKind.UNPAIRED, Layout.PACKED).draw(data, [0]) == Drawn([data[0]])
+
+
 def test_mismatched_rows_keep_masks_and_the_limit_on_length():
     masked = single(2, [2], [20, 21, 22], False, masks=[[0, 1, 1]])
     long_prompt = single(1, [1, 1, 1, 1], [10], True)

@@ -128,12 +128,23 @@ def test_a_loader_is_no_dataloader_that_lightning_would_rebuild():
 
 
 def test_kto_batches_of_one_borrow_the_next_example():
-    examples = [Example(n, [[1, 10 + n]], [1], label=True) for n in range(3)]
+    examples = [Example(n, [[n, 10 + n]], [1], label=True) for n in range(3)]
     store = ExampleStore.from_records(Record(example, 0) for example in examples)
     own = ResumableBatchSampler(store.sizes, Budget(1), shuffle=False)
     collate = Collator(DataKind.UNPAIRED, Layout.PADDED, mismatched=True)
     batches = list(BatchLoader(store, own, collate))
     assert [batch.kl_rows.target.tolist() for batch in batches] == [[11], [12], [10]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kto_never_borrows_from_the_same_prompt(workers):
+    examples = [Example(n // 2, [[n // 2, 10 + n]], [1], label=n % 2 == 0) for n in range(6)]
+    store = ExampleStore.from_records(Record(example, 0) for example in examples)
+    collate = Collator(DataKind.UNPAIRED, Layout.PADDED, mismatched=True)
+    for size, borrowed in ((1, [[12], [12], [14], [14], [10], [10]]), (2, [[12, 12], [14, 14], [10, 10]])):
+        own = ResumableBatchSampler(store.sizes, Budget(size), shuffle=False)
+        batches = list(BatchLoader(store, own, collate, num_workers=workers))
+        assert [batch.kl_rows.target.tolist() for batch in batches] == borrowed
 
 
 # ---------------------------------------------------------------- streams

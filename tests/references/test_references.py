@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from lit_align import DPO, KTO, PreferenceDataModule
+from lit_align import DPO, PreferenceDataModule
 from lit_align.callbacks import LoRA, QLoRA, ReferenceSync
 from lit_align.core.errors import ConfigError
 from lit_align.core.module import AlignmentModule
-from lit_align.references import Precomputed, resolve_reference
+from lit_align.references import resolve_reference
 
 
 @pytest.fixture(scope="module")
@@ -59,42 +59,6 @@ def test_auto_copies_without_adapters_and_switches_them_off_with_them():
 def test_unknown_reference_lists_the_known():
     with pytest.raises(ConfigError, match=r"(?s)reference: frozen.*one of auto, frozen_copy"):
         resolve_reference("frozen", has_adapters=False, will_refresh=False)
-
-
-def test_precomputed_trains_as_the_frozen_copy_does(tiny_model_dir, pairs_file, tmp_path):
-    online = fit(dpo(tiny_model_dir), pairs_file, tmp_path)
-    cached = fit(dpo(tiny_model_dir, reference=Precomputed(str(tmp_path / "logps"))), pairs_file, tmp_path)
-    torch.testing.assert_close(weights(cached), weights(online), rtol=0, atol=1e-5)
-    assert cached.last_step.metrics["rewards/margins"] == pytest.approx(
-        online.last_step.metrics["rewards/margins"], abs=1e-4
-    )
-
-
-def test_precomputed_cache_is_used_again_and_checked(tiny_model_dir, pairs_file, tmp_path, monkeypatch):
-    from safetensors.torch import load_file, save_file
-
-    folder = tmp_path / "logps"
-    first = fit(dpo(tiny_model_dir, reference=Precomputed(str(folder))), pairs_file, tmp_path)
-    (path,) = folder.iterdir()
-    written = path.stat().st_mtime_ns
-    again = fit(dpo(tiny_model_dir, reference=Precomputed(str(folder))), pairs_file, tmp_path)
-    assert path.stat().st_mtime_ns == written
-    assert torch.equal(weights(again), weights(first))
-    save_file({"logps": load_file(path)["logps"] + 1.0}, path)
-    with pytest.raises(ConfigError, match=r"(?s)not those of this model.*delete the file"):
-        fit(dpo(tiny_model_dir, reference=Precomputed(str(folder))), pairs_file, tmp_path)
-
-
-def test_precomputed_refuses_the_changing_completions_of_kto(tiny_model_dir, pairs_file, tmp_path):
-    module = KTO(policy=tiny_model_dir, reference=Precomputed(str(tmp_path / "logps")))
-    with pytest.raises(ConfigError, match="mismatched completions"):
-        fit(module, pairs_file, tmp_path, convert="pairs_to_unpaired")
-
-
-def test_precomputed_cannot_be_refreshed(tiny_model_dir, pairs_file, tmp_path):
-    module = dpo(tiny_model_dir, reference="precomputed")
-    with pytest.raises(ConfigError, match="needs a reference that can change"):
-        fit(module, pairs_file, tmp_path, [ReferenceSync(every_n_steps=1)])
 
 
 def test_adapters_off_is_the_base_model(tiny_model_dir, pairs_file, tmp_path):
