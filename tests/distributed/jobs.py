@@ -159,14 +159,14 @@ class Data(L.LightningDataModule):
         self.loader = ResumableLoader(
             examples,
             self._sampler(examples, shuffle=self.job.shuffle, remainder="wrap"),
-            self._collate,
+            self._collator(),
             Run(accumulation=lambda: self.trainer.accumulate_grad_batches, restore=self._take_pending),
         )
         return self.loader
 
     def val_dataloader(self) -> BatchLoader:
         examples = make_examples(self._kind, VALIDATION_EXAMPLES, seed=2)
-        return BatchLoader(examples, self._sampler(examples, shuffle=False, remainder="join"), self._collate)
+        return BatchLoader(examples, self._sampler(examples, shuffle=False, remainder="join"), self._collator())
 
     def state_dict(self) -> dict[str, Any]:
         return self.loader.state_dict()
@@ -192,16 +192,22 @@ class Data(L.LightningDataModule):
             **options,
         )
 
-    def _collate(self, drawn: Drawn) -> Any:
+    def _collator(self) -> Collator:
         module = self.trainer.lightning_module
-        collate = Collator(module.data_kind, module.resolved_layout, score_prompts=module.score_prompts)
-        batch = collate(drawn)
-        if module.data_kind is not DataKind.UNPAIRED:
-            return batch
-        # The real collator mismatches within a micro-batch. Here the partner is fixed, so that the same rows are
-        # mismatched however examples are dealt to ranks.
-        partners = [partner(example) for example in drawn.examples if not self.job.lonely_rank or example.row % 4 < 2]
-        return batch._replace(kl_rows=build_rows(partners, module.resolved_layout) if partners else None)
+        make = partial(FixedPartners, self.job.lonely_rank) if module.data_kind is DataKind.UNPAIRED else Collator
+        return make(module.data_kind, module.resolved_layout, score_prompts=module.score_prompts)
+
+
+class FixedPartners(Collator):
+    """Mismatches the same rows however examples are dealt to ranks; the real one does so within a micro-batch."""
+
+    def __init__(self, lonely_rank: bool, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lonely_rank = lonely_rank
+
+    def __call__(self, drawn: Drawn) -> Any:
+        partners = [partner(example) for example in drawn.examples if not self.lonely_rank or example.row % 4 < 2]
+        return super().__call__(drawn)._replace(kl_rows=build_rows(partners, self.layout) if partners else None)
 
 
 def make_examples(kind: DataKind, count: int, seed: int) -> list[Example]:
