@@ -39,6 +39,9 @@ class ExactResume(Callback):
 
     The position in the data is the data module's own state.
 
+    A checkpoint on an epoch's last batch resumes with the next epoch. What would still have followed in the former one
+    is over: a validation that a plain `ModelCheckpoint` did not wait for, as `RunCheckpoint` does.
+
     Args:
         allow_changes: go on although devices, accumulation or batches are others than in the run that wrote the
             checkpoint; it then continues, but not as it would have.
@@ -91,9 +94,16 @@ class ExactResume(Callback):
         if changes.keys() & {"world_size", "accumulate_grad_batches"}:
             # Neither generators nor gradients have an owner any more.
             self._restored |= {"rng": None, "gradients": None}
+        loops = checkpoint["loops"]["fit_loop"]
+        self._restored["epoch_is_over"] = _epoch_is_over(loops)
+        if self._restored["epoch_is_over"]:
+            _close_epoch(loops)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the metrics file to the state of the checkpoint, or begin a new one with a new run."""
+        if self._restored is not None and self._restored["epoch_is_over"]:
+            # With `max_steps`, Lightning takes every resumed run to be inside an epoch, and would run the rest of it.
+            trainer.fit_loop._restarting = trainer.fit_loop.epoch_loop.restarting = False
         if not trainer.is_global_zero:
             return
         for index, logger in enumerate(_files(trainer)):
@@ -129,6 +139,31 @@ def _settings(trainer: Trainer) -> dict[str, Any]:
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {name: (then[name], now[name]) for name in then if name in now and then[name] != now[name]}
+
+
+# -------------------------------------------------------------------- progress
+
+
+def _epoch_is_over(loops: Mapping[str, Any]) -> bool:
+    """Whether the last batch of the epoch was trained on, and the next epoch has not begun."""
+    epoch, batch = loops["epoch_progress"]["total"], loops["epoch_loop.batch_progress"]
+    trained = batch["total"]["processed"] == batch["total"]["ready"]
+    return batch["is_last_batch"] and trained and epoch["started"] == epoch["ready"]
+
+
+def _close_epoch(loops: dict[str, Any]) -> None:
+    """Count what Lightning would have counted by the start of the next epoch.
+
+    It completes an epoch after the hooks in which checkpoints are written, and on a restart makes up for that with
+    `max_epochs` only; with `max_steps` it counts the epoch again, so that the next one's order is skipped.
+    """
+    epoch = loops["epoch_progress"]
+    if epoch["total"]["processed"] < epoch["total"]["ready"]:
+        # Written in the last batch's hooks, after which its step is counted for loggers.
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    for progress in (epoch, loops["epoch_loop.batch_progress"]):
+        for counts in (progress["total"], progress["current"]):
+            counts["processed"] = counts["completed"] = counts["ready"]
 
 
 # -------------------------------------------------------------------- random numbers

@@ -16,10 +16,11 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 
 import lit_align.callbacks
 import lit_align.methods
-from lit_align.core.errors import ConfigError
+from lit_align.core.errors import AlignError, ConfigError
 from lit_align.core.module import AlignmentModule
 from lit_align.data.module import PreferenceDataModule
 from lit_align.parse_errors import explain
@@ -29,11 +30,22 @@ from lit_align.trainer import AlignTrainer
 for _name in lit_align.callbacks.__all__:
     getattr(lit_align.callbacks, _name)
 
-_WARNINGS = (".*LeafSpec.*", ".*module.* in eval mode.*", ".*does not have many workers.*")
+_WARNINGS = (
+    ".*LeafSpec.*",
+    ".*module.* in eval mode.*",
+    ".*does not have many workers.*",
+    # We say it ourselves, without the advice to use another callback.
+    ".*there is no last checkpoint available.*",
+)
 _ADVICE = ("Tip: For seamless", "`weights_only` was not set", "TPU available", "_dataloader` to estimate")
+_ADVISERS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector")
 
 _SECTIONS = ("seed_everything", "model", "data", "trainer")
 """What a configuration holds for every verb."""
+
+
+_OF_THE_SOURCE = ("validation", "test", "convert")
+"""Settings of `data` that go with one source of training data, and not with another."""
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -97,7 +109,9 @@ class LitAlignCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser that raises its errors, so that they can be put into plain words."""
-        return super().init_parser(**{"prog": "lit-align", "exit_on_error": False, **kwargs})
+        # An abbreviation would hide a typing error.
+        ours = {"prog": "lit-align", "exit_on_error": False, "allow_abbrev": False}
+        return super().init_parser(**{**ours, **kwargs})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and say in one line what is wrong.
@@ -111,6 +125,35 @@ class LitAlignCLI(LightningCLI):
             self.config = parser.parse_args(arguments)
         except ArgumentError as error:
             raise explain(str(error), self._options(arguments)) from error
+        self._leave_data_of_another_source(arguments)
+
+    def _leave_data_of_another_source(self, arguments: list[str]) -> None:
+        """Unset what a configuration says about the training data that another source now stands in for."""
+        stale = settings_of_replaced_data(arguments)
+        if not stale:
+            return
+        # With a verb, its options have a branch of their own.
+        data = self.config.get("data") or self.config[arguments[0]].data
+        for name in stale:
+            data[name] = None
+        names = " and ".join(f"data.{name}" for name in stale)
+        note = f"leaving out the configuration's {names}, made for another data.train"
+        held_out = data.get("validation") or data.get("val_split")
+        rank_zero_only(print)(note if held_out else f"{note}; --data.val_split 0.05 holds out rows of yours")
+
+    def instantiate_classes(self) -> None:
+        """Build the objects.
+
+        Raises:
+            AlignError: one of them refuses its settings; the parser would wrap what it says in its own words.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            own = _own_error(error)
+            if own is None:
+                raise
+            raise own from None
 
     def _options(self, arguments: list[str]) -> list[str]:
         parsers: dict[str, LightningArgumentParser] = getattr(self, "_subcommand_parsers", {})
@@ -124,13 +167,17 @@ class LitAlignCLI(LightningCLI):
         """Refuse to measure the untrained policy where a checkpoint was asked for; Lightning would only warn.
 
         Raises:
-            ConfigError: `--ckpt_path last`, and the run folder holds no complete checkpoint.
+            ConfigError: `--ckpt_path last` for another verb than fit, and the run folder holds no complete checkpoint.
         """
-        if self.subcommand in (None, "fit") or self._get(self.config, "ckpt_path") != "last":
+        if self.subcommand is None or self._get(self.config, "ckpt_path") != "last":
             return
         # From here on the trainer knows the name of its run folder.
         self.trainer.strategy.connect(self.model)
-        if not any(c._find_last_checkpoints(self.trainer) for c in self.trainer.checkpoint_callbacks):
+        if any(c._find_last_checkpoints(self.trainer) for c in self.trainer.checkpoint_callbacks):
+            return
+        if self.subcommand == "fit":
+            rank_zero_only(print)(f"no checkpoint yet in {self.trainer.default_root_dir}: starting at step 0")
+        else:
             raise ConfigError(
                 "there is no complete checkpoint to go on from",
                 got=f"--ckpt_path last with the run folder {self.trainer.default_root_dir}",
@@ -151,6 +198,51 @@ class LitAlignCLI(LightningCLI):
             raise ConfigError(
                 "the Trainer cannot be built", got=str(error), fix="change trainer: in the configuration"
             ) from error
+
+
+def _own_error(error: BaseException | None) -> AlignError | None:
+    """The error of ours that an error was raised from; None where there is none."""
+    while error is not None and not isinstance(error, AlignError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def settings_of_replaced_data(arguments: Sequence[str]) -> list[str]:
+    """Settings of `data` that belong to a source of training data which a later file or a flag replaces.
+
+    Args:
+        arguments: the verb and its options.
+
+    Returns:
+        Names of settings that a configuration makes for its own `data.train`, and nothing after it makes anew.
+    """
+    train: str | None = None
+    made: set[str] = set()
+    stale: set[str] = set()
+    for is_file, settings in _data_settings(arguments):
+        source = settings.get("train", train)
+        if train is not None and source != train:
+            # An overlay of data is put on a method's file, which knows what the method needs.
+            stale |= made - {"convert"} if is_file else made
+            made -= stale
+        train = source
+        made |= {name for name in _OF_THE_SOURCE if settings.get(name) is not None}
+        stale -= settings.keys()
+    return [name for name in _OF_THE_SOURCE if name in stale]
+
+
+def _data_settings(arguments: Sequence[str]) -> Iterator[tuple[bool, dict[str, Any]]]:
+    """What each configuration file says about the data, in order (True); last, what the flags say (False)."""
+    flags: dict[str, Any] = {}
+    for flag, value in _flags(arguments):
+        if flag in ("--config", "-c") and "://" not in value:
+            data = read_yaml(Path(value)).get("data")
+            if isinstance(data, str):
+                data = read_yaml(Path(value).parent / data)
+            yield True, data if isinstance(data, dict) else {}
+        elif flag.startswith("--data."):
+            flags[flag.removeprefix("--data.")] = value
+    yield False, flags
 
 
 def refuse_two_methods(arguments: Sequence[str]) -> None:
@@ -232,5 +324,15 @@ def _silence_noise() -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
+    for name in _ADVISERS:
         logging.getLogger(name).addFilter(lambda record: not any(text in record.getMessage() for text in _ADVICE))
+    logging.getLogger("transformers.modeling_utils").addFilter(lambda record: not _is_new_head(record.getMessage()))
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+        lambda record: "Failed to load CPU gemm_4bit_forward" not in record.getMessage()
+    )
+
+
+def _is_new_head(message: str) -> bool:
+    """Whether transformers reports that a reward model starts with a new head; missing weights we refuse by name."""
+    new = "score.weight" in message and "newly initialized" in message
+    return new and not any(trouble in message for trouble in ("MISMATCH", "CONVERSION"))

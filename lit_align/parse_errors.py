@@ -55,20 +55,28 @@ def explain(message: str, options: Iterable[str] = ()) -> ConfigError:
 
 
 def arguments_of(class_path: str) -> set[str]:
-    """Names that a class's constructor takes, those of its bases included; empty if it cannot be imported."""
+    """Names that a class's constructor takes, those that it hands to its bases included.
+
+    Returns:
+        The names; none if the class cannot be imported.
+    """
     module, _, name = class_path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
         return set()
-    inits = (vars(base)["__init__"] for base in inspect.getmro(cls) if "__init__" in vars(base))
-    parameters = (parameter for init in inits for parameter in inspect.signature(init).parameters.values())
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {p.name for p in parameters if p.kind not in variadic and p.name != "self"}
+    names: set[str] = set()
+    for init in (vars(base)["__init__"] for base in inspect.getmro(cls) if "__init__" in vars(base)):
+        parameters = inspect.signature(init).parameters.values()
+        names |= {p.name for p in parameters if p.kind not in variadic}
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return names - {"self"}
 
 
 def _did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, [other for other in known if other != name], n=1)
     return f"did you mean {close[0]}?" if close else otherwise
 
 

@@ -20,6 +20,7 @@ from lit_align.core.batch import DataKind
 from lit_align.core.checkpoint_io import AtomicCheckpointIO
 from lit_align.core.fsdp2 import FSDP2Strategy
 from lit_align.core.module import AlignmentModule
+from lit_align.core.ranges import positive
 from lit_align.data.module import PreferenceDataModule
 from lit_align.evaluation.jsonl_logger import JsonlLogger
 from lit_align.evaluation.predictions import Record, complete_batch, score_batch
@@ -40,11 +41,15 @@ class AlignTrainer(Trainer):
         max_epochs: passes over the training data; None: one, unless `max_steps` or `max_time` says how long.
         max_steps: optimiser steps; -1: no limit.
         max_time: as DD:HH:MM:SS.
+        accumulate_grad_batches: micro-batches per optimiser step.
         enable_checkpointing: False writes no checkpoints.
         barebones: nothing but training, to measure its speed.
         inference_mode: evaluate with tensors that cannot be trained on afterwards; FSDP2 does not survive it.
         use_distributed_sampler: wrap samplers of data that is not ours; PreferenceDataModule shards by itself.
         **kwargs: arguments of Lightning's Trainer.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class AlignTrainer(Trainer):
         max_epochs: int | None = None,
         max_steps: int = -1,
         max_time: str | timedelta | dict[str, int] | None = None,
+        accumulate_grad_batches: int = 1,
         enable_checkpointing: bool | None = None,
         barebones: bool = False,
         inference_mode: bool = False,
@@ -75,6 +81,7 @@ class AlignTrainer(Trainer):
             max_epochs=1 if max_epochs is None and max_steps == -1 and max_time is None else max_epochs,
             max_steps=max_steps,
             max_time=max_time,
+            accumulate_grad_batches=int(positive("trainer.accumulate_grad_batches", accumulate_grad_batches)),
             enable_checkpointing=enable_checkpointing,
             barebones=barebones,
             inference_mode=inference_mode,

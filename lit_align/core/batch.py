@@ -124,7 +124,7 @@ class PairBatch(NamedTuple):
     source_rows: Tensor
     """[B] int64, 1-based rows of the data."""
     margin: Tensor | None = None
-    """[B] float64."""
+    """[B] float64, 0 for a pair without one; None where no pair has one."""
     reference_logps: Tensor | None = None
     """[M] float64, cached summed log-probabilities under the reference, nats."""
     prompt: Tensor | None = None

@@ -26,6 +26,7 @@ from lit_align.core.forward import RewardScorer, Scorer
 from lit_align.core.metrics import Meter, all_reduce_sum
 from lit_align.core.outputs import SequenceLogps, Term
 from lit_align.core.policy import PolicySpec, build_policy
+from lit_align.core.ranges import not_negative, up_to_one
 from lit_align.core.sharding import shard
 from lit_align.references import Precomputed, Reference, resolve_reference
 from lit_align.references.precomputed import HasExamples
@@ -67,6 +68,9 @@ class AlignmentModule(LightningModule, ABC):
         dropout: keep the dropout of the model's configuration; off, as everywhere in preference alignment.
         trust_remote_code: run code that comes with the model.
         revision: branch, tag or commit on the hub.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
 
     data_kind: ClassVar[DataKind]
@@ -111,10 +115,10 @@ class AlignmentModule(LightningModule, ABC):
         )
         self.reference_choice = reference
         self.reference_will_refresh = False
-        self.learning_rate = learning_rate
-        self.warmup_ratio = warmup_ratio
+        self.learning_rate = not_negative("learning_rate", learning_rate)
+        self.warmup_ratio = up_to_one("warmup_ratio", warmup_ratio)
         self.schedule = schedule
-        self.weight_decay = weight_decay
+        self.weight_decay = not_negative("weight_decay", weight_decay)
         self.optimizer_factory = optimizer
         self.lr_scheduler_factory = lr_scheduler
         self.layout = layout

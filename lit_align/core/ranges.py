@@ -32,6 +32,15 @@ def share(name: str, value: float, below: float = 1.0) -> float:
     return _checked(0 <= value < below, name, value, f"at least 0 and below {below:g}")
 
 
+def up_to_one(name: str, value: float) -> float:
+    """A share in [0, 1].
+
+    Raises:
+        ConfigError: it is not.
+    """
+    return _checked(0 <= value <= 1, name, value, "from 0 to 1")
+
+
 def _checked(fits: bool, name: str, value: float, wanted: str) -> float:
     if not fits:
         raise ConfigError("a setting is out of range", got=f"{name}: {value}", fix=f"give a number {wanted}")

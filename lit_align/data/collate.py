@@ -162,12 +162,14 @@ def _source_rows(examples: Sequence[Example]) -> Tensor:
 
 
 def _margins(examples: Sequence[Example]) -> Tensor | None:
-    """[B] float64; None unless every pair has a margin."""
-    margins: list[float] = []
-    for example in examples:
-        if example.margins is None:
-            return None
-        margins += example.margins
+    """[B] float64; None where no pair has a margin.
+
+    A pair without one has 0, which is what a loss takes no margin for: the loss must not depend on which pairs
+    share a batch.
+    """
+    if all(example.margins is None for example in examples):
+        return None
+    margins = [m for example in examples for m in example.margins or [0.0] * len(example.pairs)]
     return torch.tensor(margins, dtype=torch.float64)
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.batch import DataKind, Layout
 from lit_align.core.errors import ConfigError, DataError
+from lit_align.core.ranges import not_negative, positive
 from lit_align.data.cache import default_folder
 from lit_align.data.collate import Collator
 from lit_align.data.loader import BatchLoader, ResumableLoader, Run, TrainingLoader
@@ -18,6 +19,7 @@ from lit_align.data.loading import Batching
 from lit_align.data.pipeline import Preview, Recipe, RowStream
 from lit_align.data.report import DataReport, publish
 from lit_align.data.sets import DataSets
+from lit_align.data.splits import check_amount
 from lit_align.data.store import ExampleStore
 from lit_align.data.stream import coverage_notes
 from lit_align.data.tokenise import OnOverlong, pad_id
@@ -58,7 +60,8 @@ class PreferenceDataModule(LightningDataModule):
         drop_last: leave out the examples that do not fill a batch on every process, rather than make some
             batches smaller.
         max_length: most tokens of prompt and completion; never more than the tokenizer allows.
-        max_prompt_length: most tokens of the prompt; None: half of `max_length`.
+        max_prompt_length: most tokens of the prompt; None: the prompt is cut only where a row exceeds `max_length`,
+            to what the longest completion leaves of it, at least half; prompts alone may have `max_length`.
         on_overlong: stop at a longer row, drop it, or cut the prompt from the left, the completion from the right.
         on_bad_row: stop at a malformed row, or drop and count it.
         on_no_preference: stop at a row that prefers nothing, or drop and count it.
@@ -74,6 +77,9 @@ class PreferenceDataModule(LightningDataModule):
         stream_buffer: rows that are tokenised, shuffled and batched together.
         cache_dir: where tokenised data are kept; None: `$LIT_ALIGN_CACHE`, or in the user's cache folder.
         num_workers: processes that load batches; tokenised text is read faster without.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
 
     def __init__(
@@ -86,7 +92,7 @@ class PreferenceDataModule(LightningDataModule):
         convert: str | None = None,
         columns: dict[str, str | None] | None = None,
         format: str | None = None,
-        val_split: float | int = 0,
+        val_split: int | float = 0,
         split_seed: int = 0,
         batch_size: int = 8,
         max_tokens_per_batch: int | None = None,
@@ -112,6 +118,16 @@ class PreferenceDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        check_amount(val_split)
+        for name, number in {
+            "batch_size": batch_size,
+            "max_tokens_per_batch": max_tokens_per_batch,
+            "max_length": max_length,
+            "max_prompt_length": max_prompt_length,
+            "stream_buffer": stream_buffer,
+        }.items():
+            if number is not None:
+                positive(f"data.{name}", number)
         recipe = Recipe(
             convert=convert,
             columns=columns or {},
@@ -141,7 +157,7 @@ class PreferenceDataModule(LightningDataModule):
         self.bucket, self.shuffle, self.seed, self.drop_last = bucket, shuffle, seed, drop_last
         self.val_split, self.split_seed = val_split, split_seed
         self.streaming, self.stream_buffer = streaming, stream_buffer
-        self.num_workers = num_workers
+        self.num_workers = int(not_negative("data.num_workers", num_workers))
         self._loader: TrainingLoader | None = None
         self._pending: dict[str, Any] | None = None
 

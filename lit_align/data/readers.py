@@ -134,6 +134,12 @@ def _read_folder(
         by_split.setdefault(_split_of(file.relative_to(path)), []).append(file)
     if set(by_split) == {None} and split is None:
         return _read_files(files, streaming, cache_dir)
+    if None in by_split and split is None:
+        unread = ", ".join(str(file.relative_to(path)) for file in by_split[None])
+        fix = (
+            f"move them elsewhere or name their split (train-{by_split[None][0].name}); or ask for one, '{path}@train'"
+        )
+        raise DataError("a folder mixes files of splits with others, not read", file=str(path), value=unread, fix=fix)
     names = [name for name in by_split if name is not None]
     return _read_files(by_split[_pick_split(split, names, path)], streaming, cache_dir)
 

@@ -17,9 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.errors import ConfigError, DataError
 from lit_align.data.canonical import CanonicalRow, Message
-
-_MARK = 0xF0000
-"""First of the private-use characters that stand for special-token strings while a template runs."""
+from lit_align.data.marks import Marks
+from lit_align.data.shown import SYSTEM_ROLES, check_calls, check_shown
 
 
 class Span(NamedTuple):
@@ -83,14 +82,13 @@ class Renderer:
         names = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
         self.special = sorted((name for name in names if name.strip()), key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, self.special)) or r"(?!)")
-        self._marked = re.compile(f"[{chr(_MARK)}-{chr(_MARK + len(self.special))}]+")
 
     def responses(self, row: CanonicalRow) -> list[Rendered]:
         """The texts of a row, one per completion.
 
         Raises:
-            DataError: the template refuses the conversation, or does not show its completion.
-            ConfigError: a conversation without a template, or a system prompt without a conversation.
+            DataError: the template refuses the conversation, or does not show a part of it.
+            ConfigError: a conversation without a template, or a system prompt that is not shown.
         """
         if row.messages is not None:
             turns = _turns(row.messages, 0)
@@ -118,7 +116,10 @@ class Renderer:
             return Rendered(text, [], text, templated=False)
         else:
             messages = _as_messages(row.prompt, "user")
-        text, literal = self._restore(self._render(row, self._prepare(messages), generation_prompt=True))
+        prepared, marks = self._prepare(row, messages)
+        marked = self._render(row, prepared, generation_prompt=True)
+        self._check_shown(row, messages, prepared, marked)
+        text, literal = marks.restore(marked)
         return Rendered(text, [], text, templated=True, literal=literal)
 
     # ---------------------------------------------------------------- plain text
@@ -144,19 +145,21 @@ class Renderer:
 
     def _conversation(self, row: CanonicalRow, messages: list[Message], turns: Sequence[int]) -> Rendered:
         """Renders messages once, and finds the turns that are learnt in it."""
-        prepared = self._prepare(messages)
+        prepared, marks = self._prepare(row, messages)
         shift = len(prepared) - len(messages)
         text = self._render(row, prepared)
+        self._check_shown(row, messages, prepared, text)
         spans: list[Span] = []
         verified, prompt, position = True, "", 0
         for turn in (number + shift for number in turns):
             span, opening = self._find_turn(row, prepared, turn, text, position)
+            check_calls(text[span.start : span.end], prepared[turn], row.row)
             verified = verified and opening is not None
             prompt = prompt if spans else opening or text[: span.start]
             spans.append(span)
             position = span.end
-        text, literal = self._restore(text[: spans[-1].end])
-        prompt, _ = self._restore(prompt)
+        text, literal = marks.restore(text[: spans[-1].end])
+        prompt, _ = marks.restore(prompt)
         return Rendered(text, spans, prompt, templated=True, verified=verified, literal=literal)
 
     def _find_turn(
@@ -226,33 +229,21 @@ class Renderer:
             ) from error
         return str(text)
 
-    def _prepare(self, messages: list[Message]) -> list[Message]:
+    def _prepare(self, row: CanonicalRow, messages: list[Message]) -> tuple[list[Message], Marks]:
         """Messages with the system prompt, and with special-token strings marked."""
-        if self.system_prompt is not None and messages[0]["role"] not in ("system", "developer"):
+        if self._adds_system_prompt(messages):
             messages = [{"role": "system", "content": self.system_prompt}, *messages]
-        return [{key: part if key == "role" else self._mark(part) for key, part in m.items()} for m in messages]
+        given = [messages, row.tools, row.chat_template_kwargs, self.chat_template_kwargs, self.chat_template]
+        marks = Marks(self.special, self._special_pattern, given)
+        prepared = [{key: part if key == "role" else marks.put(part) for key, part in m.items()} for m in messages]
+        return prepared, marks
 
-    def _mark(self, part: Any) -> Any:
-        """Replaces special-token strings by as many private-use characters."""
-        if isinstance(part, str):
-            return self._special_pattern.sub(lambda m: chr(_MARK + self.special.index(m[0])) * len(m[0]), part)
-        if isinstance(part, dict):
-            return {key: self._mark(value) for key, value in part.items()}
-        return [self._mark(value) for value in part] if isinstance(part, list) else part
+    def _adds_system_prompt(self, messages: list[Message]) -> bool:
+        return self.system_prompt is not None and messages[0]["role"] not in SYSTEM_ROLES
 
-    def _restore(self, text: str) -> tuple[str, list[tuple[int, int]]]:
-        """Undoes `_mark`; also says where the strings stand."""
-        places: list[tuple[int, int]] = []
-
-        def original(match: re.Match[str]) -> str:
-            places.append(match.span())
-            name, restored = "", ""
-            while len(restored) < len(match[0]):
-                name = self.special[ord(match[0][len(restored)]) - _MARK]
-                restored += name
-            return restored
-
-        return self._marked.sub(original, text), places
+    def _check_shown(self, row: CanonicalRow, messages: list[Message], prepared: list[Message], text: str) -> None:
+        setting = self.system_prompt if self._adds_system_prompt(messages) else None
+        check_shown(text, prepared, row.tools, row.row, system_setting=setting)
 
 
 def group_key(row: CanonicalRow) -> str:

@@ -53,16 +53,16 @@ class Tally:
 
 
 class Lengths:
-    """A histogram of lengths, in tokens."""
+    """A histogram of lengths, in tokens, or of other numbers."""
 
-    def __init__(self, counts: dict[int, int] | None = None) -> None:
-        self.counts: Counter[int] = Counter(counts or {})
+    def __init__(self, counts: dict[float, int] | None = None) -> None:
+        self.counts: Counter[float] = Counter(counts or {})
 
-    def add(self, length: int) -> None:
+    def add(self, length: float) -> None:
         """Count one length."""
         self.counts[length] += 1
 
-    def quantile(self, q: float) -> int:
+    def quantile(self, q: float) -> float:
         """The least length that at least a share `q` of all does not exceed."""
         needed, seen = q * self.counts.total(), 0
         for length in sorted(self.counts):
@@ -71,7 +71,7 @@ class Lengths:
                 return length
         return 0
 
-    def quantiles(self) -> dict[str, int]:
+    def quantiles(self) -> dict[str, float]:
         """Minimum, quartiles, 95 % and maximum."""
         return {f"{q:g}": self.quantile(q) for q in _QUANTILES}
 
@@ -95,6 +95,8 @@ class DataReport:
         """Responses and pairs of kept rows that are not used, by reason."""
         self.prompts = Lengths()
         self.completions = Lengths()
+        self.margins = Lengths()
+        """By how much chosen responses were judged better, to three digits, where the data say so."""
         self.notes: list[str] = []
         """Further lines: the split, what batching leaves out."""
 
@@ -106,6 +108,10 @@ class DataReport:
         """Count responses or pairs of a row that are not used."""
         for reason, times in reasons.items():
             self.left_out.setdefault(reason, Tally()).add(row, times)
+
+    def add_margin(self, margin: float) -> None:
+        """Count the margin of a pair."""
+        self.margins.add(float(f"{margin:.3g}"))
 
     def to_dict(self) -> dict[str, Any]:
         """All counts, for JSON."""
@@ -119,13 +125,14 @@ class DataReport:
             **_tallies(self.events),
             "prompt_tokens": self.prompts.quantiles(),
             "completion_tokens": self.completions.quantiles(),
+            "margins": self.margins.quantiles() if self.margins.counts else {},
             "notes": self.notes,
         }
 
     def to_state(self) -> dict[str, Any]:
         """`to_dict` and what it takes to restore the report."""
-        lengths = {"prompts": dict(self.prompts.counts), "completions": dict(self.completions.counts)}
-        return {**self.to_dict(), "lengths": lengths}
+        counts = {name: dict(getattr(self, name).counts) for name in ("prompts", "completions", "margins")}
+        return {**self.to_dict(), "lengths": counts}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> DataReport:
@@ -138,6 +145,7 @@ class DataReport:
         lengths = state["lengths"]
         report.prompts = Lengths({int(length): count for length, count in lengths["prompts"].items()})
         report.completions = Lengths({int(length): count for length, count in lengths["completions"].items()})
+        report.margins = Lengths({float(margin): count for margin, count in lengths["margins"].items()})
         return report
 
     def to_text(self) -> str:
@@ -150,6 +158,9 @@ class DataReport:
             if lengths.counts:
                 values = " / ".join(map(str, lengths.quantiles().values()))
                 lines.append(f"  {name} tokens (min / 25 % / median / 75 % / 95 % / max): {values}")
+        if self.margins.counts:
+            values = " / ".join(f"{self.margins.quantile(q):g}" for q in (0, 0.5, 1))
+            lines.append(f"  margins (min / median / max; 0 for a pair without one): {values}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 

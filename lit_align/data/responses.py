@@ -59,7 +59,7 @@ def respond(text: Rendered, encoded: Encoded, specials: Specials) -> Response:
     start = text.spans[0].start
     first = next((n for n, (_, end) in enumerate(offsets) if end > start), len(ids))
     straddled = first < len(ids) and offsets[first][0] < start
-    ids = _ended(ids, offsets, text.spans[-1], first, specials)
+    ids = _ended(ids, offsets, text, first, specials)
     prompt = min(max(first, 1), len(ids))
     return Response(
         ids=ids,
@@ -70,11 +70,28 @@ def respond(text: Rendered, encoded: Encoded, specials: Specials) -> Response:
     )
 
 
-def _ended(ids: list[int], offsets: list[tuple[int, int]], last: Span, first: int, specials: Specials) -> list[int]:
+def prompted(encoded: Encoded, specials: Specials) -> Response:
+    """A prompt alone, with the ids that it has in front of a completion."""
+    ids, offsets = encoded.ids, encoded.offsets
+    if ids and ids[-1] == specials.eos and offsets[-1] == (0, 0):
+        # Some tokenizers end every text with EOS; one that stands in the prompt is part of it.
+        ids = ids[:-1]
+    double_bos = specials.bos is not None and ids[:2] == [specials.bos, specials.bos]
+    ids = ids[double_bos:]
+    return Response(ids, len(ids), double_bos=double_bos)
+
+
+def _ended(ids: list[int], offsets: list[tuple[int, int]], text: Rendered, first: int, specials: Specials) -> list[int]:
     """The ids with exactly one end of turn."""
+    words_end = text.spans[-1].words_end
     for n in range(first, len(ids)):
-        if ids[n] in specials.ends and offsets[n][0] >= last.words_end:
+        if ids[n] in specials.ends and offsets[n][0] >= words_end:
             return ids[: n + 1]
+    if not text.templated:
+        # A plain text may have come with its end token and white space behind it.
+        stop = len(text.text.rstrip())
+        end = next((n for n in range(first, len(ids)) if ids[n] in specials.ends and offsets[n][1] == stop), None)
+        ids = ids if end is None else ids[: end + 1]
     while ids[-2:] == [specials.eos, specials.eos]:
         ids = ids[:-1]
     # The tokenizer may end every text with EOS, and a plain text may have come with it.

@@ -138,7 +138,8 @@ class ResumableBatchSampler(Sampler[list[int]]):
         groups = len(self._first) // self.world_size
         if self.budget.tokens is None or not self.shuffle:
             return groups
-        return max(groups, min(groups + 1 + groups // 100, len(self.sizes) // self.world_size))
+        # Of the first epoch's examples, which may leave some out: its batches are split where there are too few.
+        return min(groups + 1 + groups // 100, sum(map(len, self._first)) // self.world_size)
 
     def _first_grown(self) -> Plan:
         grown = split_to(self._first, len(self) * self.world_size)

@@ -8,6 +8,21 @@ from collections.abc import Sequence
 from lit_align.core.errors import ConfigError, DataError
 
 
+def check_amount(amount: float) -> None:
+    """Refuse what is neither rows to hold out nor a share of them.
+
+    Raises:
+        ConfigError: it is negative, 1.0, or above 1 and not whole.
+    """
+    all_rows = isinstance(amount, float) and amount == 1
+    if amount < 0 or all_rows or amount != amount or (amount > 1 and amount != int(amount)):
+        raise ConfigError(
+            "The validation split is neither a share nor a number of rows.",
+            got=f"data.val_split: {amount}",
+            fix="Give a share of at least 0 and below 1, like 0.05, or a number of rows, like 200.",
+        )
+
+
 def hold_out(groups: Sequence[int], amount: float, seed: int) -> tuple[list[int], list[int]]:
     """Splits rows into those to learn from and those to hold out.
 
@@ -23,12 +38,7 @@ def hold_out(groups: Sequence[int], amount: float, seed: int) -> tuple[list[int]
         ConfigError: an impossible amount.
         DataError: nothing would be left on one side.
     """
-    if amount < 0 or (amount > 1 and amount != int(amount)):
-        raise ConfigError(
-            "The validation split is neither a share nor a number of rows.",
-            got=f"data.val_split: {amount}",
-            fix="Give a share like 0.05 or a number of rows like 200.",
-        )
+    check_amount(amount)
     wanted = round(amount * len(groups)) if amount < 1 else int(amount)
     members: dict[int, list[int]] = {}
     for index, group in enumerate(groups):

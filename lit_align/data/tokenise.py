@@ -14,7 +14,7 @@ from lit_align.core.errors import ConfigError, DataError
 from lit_align.data.canonical import CanonicalRow, Dropped
 from lit_align.data.render import Rendered, Renderer
 from lit_align.data.report import DataReport
-from lit_align.data.responses import Encoded, Response, Specials, fit, respond
+from lit_align.data.responses import Encoded, Response, Specials, fit, prompted, respond
 
 OVERLONG = "longer than the limits"
 NOTHING_TO_SCORE = "no token to score"
@@ -36,7 +36,8 @@ class Tokeniser:
         kind: what examples are for.
         renderer: makes the texts; by default one with the tokenizer's own chat template.
         max_length: most tokens of prompt and completion.
-        max_prompt_length: most tokens of a prompt; None: half of `max_length`.
+        max_prompt_length: most tokens of a prompt; None: cut only in rows over `max_length`, to what the longest
+            completion leaves, at least half.
         on_overlong: stop, drop the row, or cut the prompt from the left and the completion from the right.
         end_tokens: ids besides EOS at which the model stops; a turn that ends with one needs no EOS.
         source: name of the data, for errors.
@@ -64,11 +65,11 @@ class Tokeniser:
         self.kind = kind
         self.renderer = renderer or Renderer(tokenizer, chat_template=tokenizer.chat_template)
         self.max_length = max_length
-        self.max_prompt_length = max_length // 2 if max_prompt_length is None else max_prompt_length
-        if not 1 <= self.max_prompt_length < max_length:
+        self.max_prompt_length = max_prompt_length
+        if not 1 <= (max_length // 2 if max_prompt_length is None else max_prompt_length) < max_length:
             raise ConfigError(
                 "The limits on length leave no room for a completion.",
-                got=f"max_length {max_length}, max_prompt_length {self.max_prompt_length}",
+                got=f"max_length {max_length}, max_prompt_length {max_prompt_length}",
                 fix="Set data.max_prompt_length below data.max_length.",
             )
         self.on_overlong = on_overlong
@@ -154,12 +155,7 @@ class Tokeniser:
             if text.spans and text.prompt and not text.literal
         }
         encoded = self._encode([Rendered(text.prompt, [], "", text.templated) for text in wanted.values()])
-        return {key: self._without_eos(result.ids) for key, result in zip(wanted, encoded, strict=True)}
-
-    def _without_eos(self, ids: list[int]) -> list[int]:
-        """Some tokenizers end every text with EOS."""
-        adds_eos = ids and ids[-1] == self.tokenizer.eos_token_id
-        return ids[:-1] if adds_eos else ids
+        return {key: prompted(result, self.specials).ids for key, result in zip(wanted, encoded, strict=True)}
 
     # ---------------------------------------------------------------- examples
 
@@ -167,10 +163,11 @@ class Tokeniser:
         self, row: CanonicalRow, texts: Sequence[tuple[Rendered, Encoded]], prompts: _Prompts
     ) -> Example | Dropped:
         if self.kind is DataKind.PROMPTS:
-            responses = [Response(texts[0][1].ids, len(texts[0][1].ids))]
+            responses = [prompted(texts[0][1], self.specials)]
         else:
             responses = [respond(text, encoded, self.specials) for text, encoded in texts]
-        fitted = [fit(response, self.max_length, self.max_prompt_length, self.specials.bos) for response in responses]
+        room = self._prompt_room(responses)
+        fitted = [fit(response, self.max_length, room, self.specials.bos) for response in responses]
         if (
             any(response.prompt_cut or response.completion_cut for response in fitted)
             and self.on_overlong != "truncate"
@@ -187,17 +184,28 @@ class Tokeniser:
             if text.spans
         )
         self._count(row, [text for text, _ in texts], fitted, mismatch)
+        for margin in example.margins or []:
+            self.report.add_margin(margin)
         return example
 
+    def _prompt_room(self, responses: Sequence[Response]) -> int:
+        """Most tokens of this row's prompt; the same for all its responses, so that they share their prompt."""
+        if self.max_prompt_length is not None:
+            return self.max_prompt_length
+        if all(len(response.ids) <= self.max_length for response in responses) or self.kind is DataKind.PROMPTS:
+            return self.max_length
+        longest = max(len(response.ids) - response.prompt for response in responses)
+        return max(self.max_length // 2, self.max_length - longest)
+
     def _overlong(self, row: CanonicalRow, responses: Sequence[Response]) -> Dropped:
-        prompt = max(response.prompt for response in responses)
+        prompt, room = max(response.prompt for response in responses), self._prompt_room(responses)
         longest = max(len(response.ids) for response in responses)
         if self.on_overlong == "error":
             raise DataError(
                 "A row is longer than the limits.",
                 file=self.source,
                 row=row.row,
-                value=f"prompt {prompt} of {self.max_prompt_length} tokens, in all {longest} of {self.max_length}",
+                value=f"prompt {prompt} of {room} tokens, in all {longest} of {self.max_length}",
                 fix="Raise data.max_length or data.max_prompt_length, or set data.on_overlong: truncate or drop.",
             )
         return self._drop(row, OVERLONG)
@@ -231,7 +239,7 @@ class Tokeniser:
     def _mismatches(self, text: Rendered, response: Response, prompts: _Prompts) -> bool:
         """Whether the model would be prompted with other tokens than it is trained on."""
         alone = prompts.get((text.prompt, text.templated))
-        differs = alone is not None and alone[response.double_bos :] != response.ids[: response.prompt]
+        differs = alone is not None and alone != response.ids[: response.prompt]
         return response.straddled or not text.verified or differs
 
     def _count(

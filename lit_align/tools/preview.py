@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -19,6 +19,7 @@ from lit_align.data.module import PreferenceDataModule
 from lit_align.data.pipeline import Preview
 
 _STYLES = {True: "bold green", False: "dim"}
+_SHORT_NAMES = {"val": "validation"}
 _OPEN, _CLOSE = "[[", "]]"
 """Stand around what is learnt where there are no colours."""
 
@@ -31,7 +32,8 @@ def main(argv: list[str]) -> None:
     """
     cli = _PreviewCLI(argv)
     data = cast(PreferenceDataModule, cli.datamodule)
-    preview = data.preview(cli.config["split"], cli.config["rows"], method=cli.model)
+    split = _SHORT_NAMES.get(cli.config["split"], cli.config["split"])
+    preview = data.preview(split, cli.config["rows"], method=cli.model)
     show(preview, data.tokenizer, Console(highlight=False, soft_wrap=True))
 
 
@@ -49,7 +51,8 @@ class _PreviewCLI(LitAlignCLI):
         """The options of this tool."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--rows", type=int, default=3, help="how many rows to show")
-        parser.add_argument("--split", type=str, default="train", help="train, validation, test or predict")
+        splits = Literal["train", "validation", "val", "test", "predict"]
+        parser.add_argument("--split", type=splits, default="train", help="which data to show")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Nothing: the settings may name devices that this machine does not have."""

@@ -105,6 +105,83 @@ def test_plain_checkpoints_written_by_validation_resume_too(tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
 
 
+class Batches(Callback):
+    """Notes the epoch and the rows of every batch, and the epochs that start and end."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, list[int]]] = []
+        self.epochs: list[tuple[str, int]] = []
+
+    def on_train_epoch_start(self, trainer, *args):
+        self.epochs.append(("start", trainer.current_epoch))
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append((trainer.current_epoch, batch["row"].tolist()))
+
+    def on_train_epoch_end(self, trainer, *args):
+        self.epochs.append(("end", trainer.current_epoch))
+
+
+LENGTHS = {
+    "max_epochs": {"max_epochs": 3},
+    "max_steps": {"max_steps": 31, "max_epochs": 10},
+    "max_steps alone": {"max_steps": 31, "max_epochs": -1},
+    "max_steps, an uneven last window": {"max_steps": 13, "max_epochs": 10, "accumulate_grad_batches": 3},
+    "max_steps, limited epochs": {"max_steps": 25, "max_epochs": 10, "limit_train_batches": 10},
+}
+VALIDATIONS = {
+    "none": {"limit_val_batches": 0},
+    "at the end": {},
+    "inside": {"val_check_interval": 4},
+    "across epochs": {"val_check_interval": 6, "check_val_every_n_epoch": None},
+}
+
+
+def steps_per_epoch(settings):
+    return -(-settings.get("limit_train_batches", 13) // settings.get("accumulate_grad_batches", 1))
+
+
+def resume_and_compare(folder, path, step, whole, batches, settings):
+    """Go on from a checkpoint at the end of the first or second epoch, and see that all is as it was."""
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    again = Batches()
+    resumed = train(folder, again, ckpt_path=str(path), checkpoint=RunCheckpoint(every_n_steps=0), **settings)
+    over = step // steps_per_epoch(settings)
+    done = over * settings.get("limit_train_batches", 13)
+    assert again.seen == batches.seen[done:]
+    assert again.epochs == batches.epochs[2 * over :]
+    assert resumed.losses == whole.losses[done:]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert (folder / "metrics.jsonl").read_bytes() == metrics
+
+
+@pytest.mark.parametrize("validation", VALIDATIONS)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_the_next_epoch_follows_an_epochs_last_batch(tmp_path, length, validation):
+    settings = LENGTHS[length] | VALIDATIONS[validation]
+    batches, checkpoint = Batches(), RunCheckpoint(every_n_steps=1, keep=-1)
+    whole = train(tmp_path, batches, checkpoint=checkpoint, **settings)
+    for step in (steps_per_epoch(settings), 2 * steps_per_epoch(settings)):
+        path = tmp_path / "checkpoints" / f"step={step}.ckpt"
+        resume_and_compare(tmp_path, path, step, whole, batches, settings)
+
+
+@pytest.mark.parametrize("hook", ["after a batch", "after a validation"])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_plain_checkpoints_on_an_epochs_last_batch_resume_too(tmp_path, length, hook):
+    """Lightning's own callback saves before the step, and so the epoch, is over."""
+    if hook == "after a batch":
+        settings = LENGTHS[length] | VALIDATIONS["none"]
+        when = {"every_n_train_steps": steps_per_epoch(settings)}
+    else:
+        settings, when = LENGTHS[length], {}
+    batches = Batches()
+    plain = ModelCheckpoint(dirpath=tmp_path / "plain", filename="{step}", save_top_k=-1, **when)
+    whole = train(tmp_path, plain, batches, checkpoint=RunCheckpoint(every_n_steps=0), **settings)
+    for step in (steps_per_epoch(settings), 2 * steps_per_epoch(settings)):
+        resume_and_compare(tmp_path, tmp_path / "plain" / f"step={step}.ckpt", step, whole, batches, settings)
+
+
 class Draws(Callback):
     """Draws from every global generator in every step."""
 

@@ -149,7 +149,7 @@ class ToyData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         loader = self.loader
-        return {"position": loader.position % len(loader)} if loader is not None else {}
+        return {"position": loader.position % self.trainer.num_training_batches} if loader is not None else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.pending = state["position"]

@@ -89,6 +89,39 @@ def test_flags_beat_configurations(cli):
     assert (config.model.init_args.beta, config.data.batch_size) == (0.7, 3)
 
 
+def test_own_training_data_leave_out_what_goes_with_the_configurations(cli, capsys):
+    sft = ("--config", str(CONFIGS / "sft.yaml"))
+    data = cli.parse("fit", *sft, "--data.train", "mine.jsonl").data
+    assert (data.train, data.validation, data.test, data.convert) == ("mine.jsonl", None, None, None)
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    assert "data.validation and data.convert" in line
+    assert "--data.val_split" in line
+
+    data = cli.parse(
+        "fit", *sft, "--data.train=mine.jsonl", "--data.val_split", "0.05", "--data.convert=all_pairs"
+    ).data
+    assert (data.validation, data.val_split, data.convert) == (None, 0.05, "all_pairs")
+    assert "--data.val_split" not in capsys.readouterr().out
+
+
+def test_training_data_that_are_the_same_leave_everything(cli, capsys):
+    plain = cli.parse("fit", "--config", str(CONFIGS / "sft.yaml")).data
+    same = cli.parse("fit", "--config", str(CONFIGS / "sft.yaml"), "--data.train", plain.train).data
+    assert (same.validation, same.convert) == (plain.validation, "pairs_to_chosen")
+    assert not capsys.readouterr().out
+
+
+def test_a_later_file_with_training_data_leaves_out_the_validation_of_the_first(cli, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("data:\n  train: mine.jsonl\n")
+    sft, hh = CONFIGS / "sft.yaml", CONFIGS / "data" / "hh.yaml"
+    data = cli.parse("fit", "--config", str(sft), "--config", str(mine)).data
+    assert (data.train, data.validation, data.convert) == ("mine.jsonl", None, "pairs_to_chosen")
+    data = cli.parse("fit", "--config", str(sft), "--config", str(hh)).data
+    assert (data.validation, data.convert) == ("Anthropic/hh-rlhf@test", "pairs_to_chosen")
+
+
 # -------------------------------------------------------------------- traps
 
 
@@ -232,9 +265,36 @@ def test_looking_at_a_checkpoint_that_is_not_there_is_an_error(folder, capsys):
     assert "no complete checkpoint" in capsys.readouterr().err
 
 
-def test_a_first_run_may_say_last(folder):
+def test_a_first_run_may_say_last(folder, capsys, recwarn):
     """The command of a job that may be killed is the same for its first part and for its next ones."""
     assert run("fit", *DPO, *TRAIN, "--trainer.max_steps", "1", "--ckpt_path", "last") == 0
+    assert "no checkpoint yet in runs/dpo: starting at step 0" in capsys.readouterr().out
+    assert not any("save_last" in str(warning.message) for warning in recwarn)
+    assert run("fit", *DPO, *TRAIN, "--trainer.max_steps", "2", "--ckpt_path", "last") == 0
+    assert "no checkpoint yet" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "got"),
+    [
+        (("--trainer.callbacks+=ReferenceSync", "--trainer.callbacks.alpha", "1.6"), "alpha: 1.6"),
+        (("--trainer.callbacks+=LoRA", "--trainer.callbacks.r", "0"), "r: 0"),
+        (("--model.learning_rate=-1",), "learning_rate: -1.0"),
+        (("--model.warmup_ratio", "2"), "warmup_ratio: 2.0"),
+        (("--trainer.accumulate_grad_batches", "0"), "trainer.accumulate_grad_batches: 0"),
+        (("--data.batch_size", "0"), "data.batch_size: 0"),
+        (("--data.val_split", "1.0"), "data.val_split: 1.0"),
+    ],
+)
+def test_a_number_out_of_range_is_said_in_three_lines(folder, capsys, arguments, got):
+    assert run("fit", *DPO, *TRAIN, *arguments) == 2
+    message = capsys.readouterr().err.rpartition("lit-align: ")[2].splitlines()
+    assert len(message) == 3
+    assert message[1] == f"  got: {got}"
+
+
+def test_a_learning_rate_of_nothing_is_allowed():
+    assert LitAlignCLI([*DPO, "--model.learning_rate", "0"], run=False).model.learning_rate == 0
 
 
 def test_a_refused_setting_of_the_trainer_is_the_users_error(folder, capsys):
@@ -273,4 +333,12 @@ def test_advice_and_internal_warnings_are_dropped(cli):
     tip = logger.makeRecord(logger.name, logging.INFO, "f", 1, "Tip: For seamless cloud uploads", (), None)
     note = logger.makeRecord(logger.name, logging.INFO, "f", 1, "GPU available: False", (), None)
     assert not logger.filter(tip)
+    report = "score.weight | MISSING |\n\n- MISSING: those params were newly initialized"
+    for name, text, kept in (
+        ("transformers.modeling_utils", report, False),
+        ("transformers.modeling_utils", f"{report}\n- MISMATCH: ckpt weights were loaded", True),
+        ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward from kernels-community", False),
+    ):
+        adviser = logging.getLogger(name)
+        assert bool(adviser.filter(adviser.makeRecord(name, logging.WARNING, "f", 1, text, (), None))) == kept
     assert logger.filter(note)

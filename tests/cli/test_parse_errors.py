@@ -21,6 +21,7 @@ YAML = "model:\n  class_path: DPO\n  init_args:\n    policy: x\n"
         (("--data.batchsize", "2"), "Option 'data.batchsize' is not accepted; did you mean data.batch_size?"),
         (("--data.batch_size", "two"), "data.batch_size must be a whole number\n  got: 'two'"),
         (("--trainer.max_epochs", "1.5"), "trainer.max_epochs must be a whole number\n  got: '1.5'"),
+        (("--trainer.max_step", "3"), "Option 'trainer.max_step' is not accepted; did you mean trainer.max_steps?"),
         (("--ckptpath", "last"), "Option 'ckptpath' is not accepted; did you mean ckpt_path?"),
         (("--trainer.callbacks+=LoRAA",), "there is no class 'LoRAA'; did you mean LoRA?"),
         (("--model.optimizer", "AdamWW"), "there is no class 'AdamWW'; did you mean AdamW?"),
@@ -53,6 +54,11 @@ def test_flags(cli, arguments, message):
         (
             YAML + "trainer:\n  callbacks:\n  - class_path: LoRA\n    init_args:\n      alhpa: 8\n",
             "Option 'alhpa' is not accepted; did you mean alpha?\n  got: trainer.callbacks.alhpa for LoRA",
+        ),
+        (
+            YAML
+            + "trainer:\n  callbacks:\n  - class_path: RunCheckpoint\n    init_args:\n      every_n_train_steps: 8\n",
+            "Option 'every_n_train_steps' is not accepted; did you mean every_n_steps?",
         ),
     ],
 )
@@ -96,4 +102,6 @@ def test_what_is_not_understood_is_passed_on():
 def test_arguments_include_those_of_bases():
     assert {"beta", "policy", "learning_rate"} <= arguments_of("lit_align.DPO")
     assert "kwargs" not in arguments_of("lit_align.DPO")
+    # Its constructor hands nothing on to Lightning's.
+    assert "every_n_train_steps" not in arguments_of("lit_align.callbacks.RunCheckpoint")
     assert arguments_of("no.such.Class") == set()

@@ -75,3 +75,11 @@ def test_copy_writes_over_nothing(tmp_path, capsys):
     (tmp_path / "dpo.yaml").write_text("mine")
     assert main(["configs", "copy", "dpo", str(tmp_path)]) == 2
     assert (tmp_path / "dpo.yaml").read_text() == "mine"
+
+
+def test_preview_knows_the_short_name_of_a_split_and_refuses_others(folder, capsys):
+    data = ("--model", "DPO", "--model.policy", "model", "--data.validation", "pairs.jsonl", "--rows", "1")
+    assert main(["preview", *data, "--split", "val"]) == 0
+    assert "row 1" in capsys.readouterr().out
+    assert main(["preview", *data, "--split", "dev"]) == 2
+    assert "split must be 'train' or 'validation'" in capsys.readouterr().err

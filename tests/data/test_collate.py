@@ -50,7 +50,7 @@ def test_prompts_of_pairs_are_scored_on_request(layout):
     assert [responses_of(batch.rows)[number] for number in (5, 6)] == [[2, 3], [5]]
 
 
-def test_margins_and_reference_values_need_all_examples():
+def test_missing_margins_are_0_and_reference_values_need_all_examples():
     with_values = pair(1, [1], [2], [3], margins=[0.5], reference_logps=[-1.0, -2.0])
     without = pair(2, [1], [2], [3])
     collate = Collator(DataKind.PAIRS, Layout.PADDED)
@@ -59,7 +59,7 @@ def test_margins_and_reference_values_need_all_examples():
     assert batch.margin.dtype == torch.float64
     assert batch.reference_logps.tolist() == [-1.0, -2.0, -1.0, -2.0]
     batch = collate(Drawn([with_values, without]))
-    assert batch.margin is None
+    assert batch.margin.tolist() == [0.5, 0.0]
     assert batch.reference_logps is None
 
 

@@ -494,3 +494,26 @@ def test_two_processes_share_the_rows_and_agree_on_counts(tmp_path, streaming):
     both = [row for batch in validated + validated_1 for row in batch]
     assert sorted(both) == sorted([*range(1, 28), *range(1, 28)])
     assert len(validated) == len(validated_1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "wanted"),
+    [
+        ("batch_size", 0, "above 0"),
+        ("batch_size", -3, "above 0"),
+        ("max_tokens_per_batch", 0, "above 0"),
+        ("num_workers", -1, "0 or more"),
+        ("stream_buffer", 0, "above 0"),
+        ("max_length", 0, "above 0"),
+        ("val_split", 1.0, "below 1"),
+        ("val_split", -1, "below 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_read(setting, value, wanted):
+    with pytest.raises(ConfigError, match=wanted) as caught:
+        PreferenceDataModule("no such file.jsonl", **{setting: value})
+    assert caught.value.got == f"data.{setting}: {value}"
+
+
+def test_one_row_can_be_held_out():
+    assert PreferenceDataModule("pairs.jsonl", val_split=1).val_split == 1

@@ -180,3 +180,11 @@ def test_rows_can_be_selected_and_split(tmp_path: Path):
     assert numbers(rows.select([2, 0])) == [3, 1]
     parts = rows.train_test_split(1, seed=0)
     assert sorted(numbers(parts["train"]) + numbers(parts["test"])) == [1, 2, 3]
+
+
+def test_a_folder_of_splits_and_other_files(tmp_path: Path):
+    for number, name in enumerate(("train", "more")):
+        write(tmp_path / f"{name}.jsonl", [ROWS[number]])
+    with pytest.raises(DataError, match=r"not read[\s\S]*more.jsonl[\s\S]*train-more.jsonl"):
+        read_rows(tmp_path, streaming=True)
+    assert plain(read_rows(f"{tmp_path}@train", streaming=True)) == ROWS[:1]

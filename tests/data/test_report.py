@@ -20,6 +20,8 @@ def filled():
     for length in (4, 8, 8, 100):
         report.completions.add(length)
     report.prompts.add(7)
+    for margin in (0.5, 1.23456, 3.0):
+        report.add_margin(margin)
     report.notes.append("split by prompt")
     return report
 
@@ -56,6 +58,8 @@ def test_text_names_counts_reasons_rows_and_lengths():
     assert "cut to the limits on length: 1 (rows 34)" in text
     assert "completion tokens (min / 25 % / median / 75 % / 95 % / max): 4 / 4 / 8 / 8 / 100 / 100" in text
     assert "split by prompt" in text
+    assert "margins (min / median / max; 0 for a pair without one): 0.5 / 1.23 / 3" in text
+    assert "margins" not in DataReport("x").to_text()
     assert "BOS" not in text
 
 

@@ -64,6 +64,16 @@ def test_dropping_the_last_is_counted():
     assert all(len(batch) == 4 for batch in epoch_of(dropping, 0))
 
 
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("tokens", [20_000, 6_000, 2_000])
+def test_dropping_from_a_token_budget_leaves_equal_batches(world, tokens):
+    """A large budget makes fewer batches than there are processes, and leaves them all out."""
+    ranks = [sampler(64, rank, world, tokens=tokens, remainder="drop") for rank in range(world)]
+    for epoch in range(20):
+        assert {len(epoch_of(rank, epoch)) for rank in ranks} == {len(ranks[0])}
+    assert (len(ranks[0]) == 0) == (ranks[0].left_out == 64)
+
+
 def test_epochs_differ_and_are_the_same_again():
     one, other = sampler(50), sampler(50)
     epochs = [epoch_of(one, epoch) for epoch in range(3)]
