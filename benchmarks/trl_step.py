@@ -89,6 +89,8 @@ def trl(examples: list[Example], checkpointing: bool) -> Callable[[], float]:
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
+    # What `train` sets before it calls `training_step`.
+    trainer.current_gradient_accumulation_steps = 1
     batch = next(iter(trainer.get_train_dataloader()))
 
     def run() -> float:
