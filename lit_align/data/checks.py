@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import DataError
 from lit_align.data.canonical import BAD_ROW, DEFAULT_RULES, CanonicalRow, Dropped, Rules
@@ -23,6 +25,7 @@ class SetChecks:
         self._first_place_of: dict[str, tuple[str, int]] = {}
         self._labels: dict[bool, int] = {}
         self._last_reason = ""
+        self._reasons: Counter[str] = Counter()
         self._kept = self._dropped = 0
 
     def source(self, row: CanonicalRow | Dropped, file: str = "") -> CanonicalRow | Dropped:
@@ -57,6 +60,7 @@ class SetChecks:
         """Count a row that is to be trained on, or dropped for whatever reason."""
         if isinstance(row, Dropped):
             self._dropped += 1
+            self._reasons[row.reason] += 1
             self._last_reason = f"row {row.row}: {row.reason}"
             return
         self._kept += 1
@@ -74,7 +78,9 @@ class SetChecks:
         """
         if not self._kept:
             what = f"no row is left: all {self._dropped} were dropped" if self._dropped else "a set has no rows"
-            fix = "see the data report for the reasons; allow longer rows with data.max_length, or mend the data"
+            reasons = ", ".join(f"{reason} ({number})" for reason, number in self._reasons.most_common())
+            fix = "allow longer rows with data.max_length, or mend the data"
+            fix = f"{fix}; dropped: {reasons}" if reasons else fix
             raise DataError(what, file=self.file, value=self._last_reason or "0 rows", fix=fix)
         if training and self.kind is DataKind.UNPAIRED and len(self._labels) == 1:
             label = next(iter(self._labels))

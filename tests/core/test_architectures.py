@@ -140,7 +140,7 @@ def test_all_layouts_equal_the_plain_model_in_float32(name):
     for layout in Layout:
         actual = Scorer(model)(build_rows(EXAMPLES, layout))
         assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
-        assert_same_gradients(gradients(actual, model), reference, 1e-4)
+        assert_same_gradients(gradients(actual, model), reference, 1e-5)
 
 
 @pytest.mark.parametrize("name", REFUSED)
