@@ -207,7 +207,7 @@ def run_trl(arguments: argparse.Namespace, examples: list[Example]) -> dict[str,
     needed = examples[: PAIRS_PER_STEP * (arguments.warmup + arguments.steps)]
     rows = [
         {"prompt": text(e.ids[0][: e.prompt_lengths[0]]), "chosen": text(e.ids[0][e.prompt_lengths[0] : -1]),
-         "rejected": text(e.ids[1][e.prompt_lengths[0] : -1])}
+         "rejected": text(e.ids[1][e.prompt_lengths[0] : -1]), "length": max(map(len, e.ids))}
         for e in needed
     ]  # fmt: skip
     tuned = arguments.system == "B"
