@@ -4,7 +4,7 @@ Random models built from a configuration, token lengths drawn like those of real
 step, bfloat16 autocast over float32 weights (LoRA: bfloat16), fused AdamW. Every system runs in its own process:
 
 A  TRL's DPOTrainer as it comes (checkpointing on)       D  ours, packed
-B  TRL tuned: no checkpointing, rows by length,          E  ours, packed and shared
+B  TRL tuned: no checkpointing, larger micro-batches,    E  ours, packed and shared
    reference computed beforehand                         F  E with cached reference
 C  ours, padded                                          G  F without checkpointing
 
@@ -207,7 +207,7 @@ def run_trl(arguments: argparse.Namespace, examples: list[Example]) -> dict[str,
     needed = examples[: PAIRS_PER_STEP * (arguments.warmup + arguments.steps)]
     rows = [
         {"prompt": text(e.ids[0][: e.prompt_lengths[0]]), "chosen": text(e.ids[0][e.prompt_lengths[0] : -1]),
-         "rejected": text(e.ids[1][e.prompt_lengths[0] : -1]), "length": max(map(len, e.ids))}
+         "rejected": text(e.ids[1][e.prompt_lengths[0] : -1])}
         for e in needed
     ]  # fmt: skip
     tuned = arguments.system == "B"
@@ -243,7 +243,6 @@ def run_trl(arguments: argparse.Namespace, examples: list[Example]) -> dict[str,
             gradient_checkpointing=not tuned,
             precompute_ref_log_probs=tuned,
             precompute_ref_batch_size=micro if tuned else None,
-            train_sampling_strategy="group_by_length" if tuned else "random",
             bf16=DEVICE == "cuda",
             use_cpu=DEVICE == "cpu",
             max_length=8192,
