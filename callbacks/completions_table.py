@@ -7,10 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedTokenizerBase
 
+from lit_align.callbacks.stepping import OptimizerStepCallback
 from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError
 from lit_align.core.gathering import gathered
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _COLUMNS = ["step", "prompt", "completion"]
 
 
-class CompletionsTable(Callback):
+class CompletionsTable(OptimizerStepCallback):
     """Completes a few prompts before, during and after training.
 
     Completions go to `<default_root_dir>/completions.jsonl` (step, prompt, completion, tokens, finished), and as
@@ -76,12 +77,11 @@ class CompletionsTable(Callback):
         self._prompt_ids: list[list[int]] = []
         # Length of the file at the checkpoint from which training resumes.
         self._size: int | None = None
-        self._step = 0
         self._generated_at: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the prompts; a new run begins a new file and completes them before its first step."""
-        self._step = trainer.global_step
+        super().on_train_start(trainer, pl_module)
         self._tokenizer = _tokenizer(trainer)
         self._prompt_ids = self._find_prompts(trainer)
         self.file = JsonlFile(Path(trainer.default_root_dir) / "completions.jsonl")
@@ -93,13 +93,8 @@ class CompletionsTable(Callback):
             self._generate(trainer, pl_module)
         self._size = None
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Complete the prompts when the optimiser has stepped and a round is due."""
-        if trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
+    def after_optimizer_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Complete the prompts if a round is due."""
         if self._step % self.every_n_steps == 0:
             self._generate(trainer, pl_module)
 

@@ -7,9 +7,10 @@ from collections import deque
 from statistics import fmean, variance
 from typing import TYPE_CHECKING, Any, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lit_align.callbacks.stepping import OptimizerStepCallback
 from lit_align.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _METRIC = "alarms/displacement"
 
 
-class DriftAlarm(Callback):
+class DriftAlarm(OptimizerStepCallback):
     """Says in plain words when the log-probability of chosen answers falls while margins rise.
 
     Preference losses see only differences. They can lower the rejected answer and the chosen one with it, as long
@@ -53,21 +54,11 @@ class DriftAlarm(Callback):
         self.threshold = threshold
         self.alarmed = False
         """Whether an episode is under way."""
-        self._step = 0
         self._chosen: deque[float] = deque(maxlen=window)
         self._margins: deque[float] = deque(maxlen=window)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count optimiser steps from where training starts."""
-        self._step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_optimizer_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take in the metrics of the optimiser step, which are the same on all ranks."""
-        if trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
         record = cast("AlignmentModule", pl_module).last_step
         assert record is not None
         chosen, margin = record.metrics.get("logps/chosen"), record.metrics.get("rewards/margins")

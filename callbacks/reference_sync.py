@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lit_align.callbacks.stepping import OptimizerStepCallback
 from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from lit_align.core.module import AlignmentModule
 
 
-class ReferenceSync(Callback):
+class ReferenceSync(OptimizerStepCallback):
     """Moves the reference towards the policy every n optimiser steps.
 
     reference = alpha * policy + (1 - alpha) * reference. Gorbatovski et al., "Learn Your Reference Model for Real
@@ -58,8 +59,6 @@ class ReferenceSync(Callback):
             )
         self.alpha = alpha
         self.every_n_steps = every_n_steps
-        # Optimiser steps that were looked at; a step's last micro-batch is where this changes.
-        self._step = 0
         self.refreshed_at = 0
         """Optimiser step of the last refresh; 0: none yet."""
 
@@ -84,8 +83,8 @@ class ReferenceSync(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from where training starts; warn where it ends before the first refresh."""
-        self._step = trainer.global_step
+        """Warn where training ends before the first refresh."""
+        super().on_train_start(trainer, pl_module)
         total = trainer.estimated_stepping_batches
         if total < self.every_n_steps:
             rank_zero_warn(
@@ -93,13 +92,8 @@ class ReferenceSync(Callback):
                 f"training ends after {total:.0f} optimiser steps."
             )
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Refresh when the optimiser has stepped and a refresh is due."""
-        if trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
+    def after_optimizer_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refresh if a refresh is due."""
         if self._step % self.every_n_steps == 0:
             module = cast("AlignmentModule", pl_module)
             assert module.reference is not None

@@ -22,12 +22,15 @@ from lit_align.core.attention import SEGMENT_ATTENTION
 from lit_align.core.batch import Example, Layout, Rows
 from lit_align.core.errors import ConfigError
 from lit_align.core.layout import build_rows
+from lit_align.core.modes import evaluating
 from lit_align.core.outputs import SequenceLogps
 from lit_align.functional.logprobs import (
+    TokenStatistics,
     module_logprobs,
     segment_sums,
     tile_size,
     token_logprobs,
+    token_statistics,
 )
 
 _PROBE_TOKENS = 96
@@ -73,7 +76,7 @@ class _ModelCaller(nn.Module, ABC):
         layout = _checked_as(rows)
         examples = _probe_examples(rows, self._base().config.get_text_config().pad_token_id)
         probe = move_data_to_device(build_rows(examples, layout), rows.input_ids.device)
-        with _eval_mode(self), torch.no_grad():
+        with evaluating(self), torch.no_grad():
             ours = self._outputs(probe)
             with self.plain():
                 plain, spread = self._plain_outputs(examples, rows.input_ids.device)
@@ -105,7 +108,7 @@ class _ModelCaller(nn.Module, ABC):
         before = self._base().config._attn_implementation
         self._use_attention(self._own_attention)
         try:
-            with _eval_mode(self):
+            with evaluating(self):
                 yield
         finally:
             self._use_attention(before)
@@ -167,8 +170,15 @@ class Scorer(_ModelCaller):
         model: Hugging Face causal language model, or a PEFT model around one.
     """
 
-    def forward(self, rows: Rows) -> Tensor:
+    statistics: TokenStatistics | None = None
+    """Of the targets of the last call, if it was asked for them."""
+
+    def forward(self, rows: Rows, *, statistics: bool = False) -> Tensor:
         """Log-probabilities of the targets of `rows`; checks itself against the plain model on the first call.
+
+        Args:
+            rows: what to score.
+            statistics: leave `statistics` behind, which costs another pass of the head.
 
         Returns:
             [N] nats, float32, or float64 for float64 models; with gradient.
@@ -177,20 +187,24 @@ class Scorer(_ModelCaller):
             ConfigError: the self-check failed.
         """
         self._verify_once(rows)
-        return self._outputs(rows)
+        return self._outputs(rows, statistics)
 
-    def sequence_logps(self, rows: Rows) -> SequenceLogps:
+    def sequence_logps(self, rows: Rows, *, statistics: bool = False) -> SequenceLogps:
         """Log-probabilities of the responses of `rows`, [M] float64 nats, with gradient."""
-        sums = segment_sums(self(rows), rows.response, rows.response_lengths.shape[0])
+        sums = segment_sums(self(rows, statistics=statistics), rows.response, rows.response_lengths.shape[0])
         return SequenceLogps(sums, rows.response_lengths)
 
-    def _outputs(self, rows: Rows) -> Tensor:
+    def _outputs(self, rows: Rows, statistics: bool = False) -> Tensor:
         hidden = self._hidden(rows).index_select(0, rows.pred_index)
         head = self._base().get_output_embeddings()
         scale, softcap = _logit_shape(self._base().config)
+        tile = tile_size(self._base().config.get_text_config().vocab_size, hidden)
+        asked = (hidden, rows.target)
+        self.statistics = (
+            token_statistics(head, *asked, scale=scale, softcap=softcap, tile=tile) if statistics else None
+        )
         if _is_plain_linear(head):
             return token_logprobs(hidden, head.weight, rows.target, bias=head.bias, scale=scale, softcap=softcap)
-        tile = tile_size(self._base().config.get_text_config().vocab_size, hidden)
         return module_logprobs(head, hidden, rows.target, scale=scale, softcap=softcap, tile=tile)
 
     def _plain_outputs(self, examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -292,15 +306,3 @@ def _probe_examples(rows: Rows, pad_id: int | None) -> list[Example]:
         Example(row=1, ids=[prompt + first, prompt + second], prompt_lengths=[half, half]),
         Example(row=2, ids=[second + first], prompt_lengths=[quarter]),
     ]
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Puts a module in eval mode, and every part of it back into its own mode afterwards."""
-    training = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in training:
-            part.training = mode

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_align.core.batch import DataKind, DemonstrationBatch, LabelBatch, PairBatch
+from lit_align.core.batch import DataKind, DemonstrationBatch, LabelBatch, PairBatch, Rows
 from lit_align.core.forward import Scorer
 from lit_align.core.metrics import all_reduce_sum
 from lit_align.core.module import AlignmentModule
@@ -23,13 +23,43 @@ def as_terms(losses: Losses) -> dict[str, Term]:
     return {"loss": Term(losses)} if isinstance(losses, Tensor) else losses
 
 
-class PairwiseModule(AlignmentModule):
-    """Methods that learn from a chosen and a rejected response to one prompt."""
+class LanguageModelModule(AlignmentModule):
+    """Methods that see log-probabilities of the policy."""
 
     policy: Scorer
+
+    def policy_logps(self, rows: Rows) -> SequenceLogps:
+        """Log-probabilities of the rows' responses under the policy, with gradient."""
+        return self.policy.sequence_logps(rows, statistics=self.metrics_are_read)
+
+    def record_tokens(self, rows: Rows, chosen: Tensor, rejected: Tensor | None = None) -> None:
+        """Record TRL's metrics of single tokens, at the steps where they are read.
+
+        Args:
+            rows: what `policy_logps` was last called with.
+            chosen: [M] bool, the responses that are imitated.
+            rejected: [M] bool, those that are not, where the data have such.
+        """
+        if (statistics := self.policy.statistics) is None:
+            return
+        scored = in_chosen = chosen[rows.response]
+        if rejected is not None:
+            in_rejected = rejected[rows.response]
+            scored = in_chosen | in_rejected
+            self.meter.add("logits/chosen", statistics.mean_logit, in_chosen)
+            self.meter.add("logits/rejected", statistics.mean_logit, in_rejected)
+        self.meter.add("entropy", statistics.entropy, scored)
+        self.meter.add("mean_token_accuracy", statistics.correct, in_chosen)
+
+
+class PairwiseModule(LanguageModelModule):
+    """Methods that learn from a chosen and a rejected response to one prompt."""
+
     data_kind = DataKind.PAIRS
     beta: float
     """Scale of the implicit rewards."""
+    rewards_per_token: ClassVar[bool] = False
+    """Whether implicit rewards are of mean log-probabilities per token instead of their sums."""
 
     @abstractmethod
     def losses(self, policy: PairLogps, reference: PairLogps) -> Losses:
@@ -50,17 +80,23 @@ class PairwiseModule(AlignmentModule):
 
     def rewards(self, policy: PairLogps, reference: PairLogps) -> tuple[Tensor, Tensor]:
         """Implicit rewards of chosen and rejected, each [B], for the metrics: beta times the log-ratio."""
+        if self.rewards_per_token:
+            policy, reference = policy.mean(), reference.mean()
         return self.beta * (policy.chosen - reference.chosen), self.beta * (policy.rejected - reference.rejected)
 
     def terms(self, batch: PairBatch) -> dict[str, Term]:
         """Losses of the batch's pairs; records rewards, margins and log-probabilities."""
         reference_logps = self.reference_logps(batch)
-        logps = self.policy.sequence_logps(batch.rows)
+        logps = self.policy_logps(batch.rows)
         if reference_logps is None:
             reference_logps = logps._replace(sums=torch.zeros_like(logps.sums))
         policy, reference = pair_up(logps, batch), pair_up(reference_logps, batch)
         terms = as_terms(self.losses(policy, reference))
         self._record(policy, reference)
+        nobody = torch.zeros_like(logps.lengths, dtype=torch.bool)
+        self.record_tokens(
+            batch.rows, nobody.index_fill(0, batch.chosen, True), nobody.index_fill(0, batch.rejected, True)
+        )
         return terms
 
     @torch.no_grad()
@@ -91,10 +127,9 @@ def pair_up(logps: SequenceLogps, batch: PairBatch) -> PairLogps:
     )
 
 
-class UnpairedModule(AlignmentModule):
+class UnpairedModule(LanguageModelModule):
     """Methods that learn from single completions marked desirable or undesirable."""
 
-    policy: Scorer
     data_kind = DataKind.UNPAIRED
     beta: float
     """Scale of the implicit rewards."""
@@ -116,7 +151,8 @@ class UnpairedModule(AlignmentModule):
         reference = self.reference_logps(batch)
         assert reference is not None, "unpaired methods compare with a reference"
         kl = self.batch_kl(batch) if self.needs_kl else reference.sums.new_zeros(())
-        policy = self.policy.sequence_logps(batch.rows)
+        policy = self.policy_logps(batch.rows)
+        self.record_tokens(batch.rows, batch.label, ~batch.label)
         terms = as_terms(self.losses(policy, reference, batch.label, kl))
         self._record(policy, reference, batch.label, kl)
         return terms
@@ -153,10 +189,9 @@ class UnpairedModule(AlignmentModule):
         return {"rewards/margins": means["rewards/chosen"] - means["rewards/rejected"]}
 
 
-class DemonstrationModule(AlignmentModule):
+class DemonstrationModule(LanguageModelModule):
     """Methods that imitate texts."""
 
-    policy: Scorer
     data_kind = DataKind.DEMONSTRATIONS
     needs_reference = False
 
@@ -166,7 +201,8 @@ class DemonstrationModule(AlignmentModule):
 
     def terms(self, batch: DemonstrationBatch) -> dict[str, Term]:
         """Losses of the batch's texts."""
-        policy = self.policy.sequence_logps(batch.rows)
+        policy = self.policy_logps(batch.rows)
+        self.record_tokens(batch.rows, torch.ones_like(policy.lengths, dtype=torch.bool))
         self.meter.add("nll_loss", -policy.sums.sum(), count=policy.lengths.sum())
         return as_terms(self.losses(policy))
 

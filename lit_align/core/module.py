@@ -5,9 +5,9 @@ A method sees none of this. It gets log-probabilities and returns unreduced loss
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_align.core.attention import resolve_layout
@@ -23,7 +23,9 @@ from lit_align.core.batch import Batch, Counts, DataKind, Layout
 from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import RewardScorer, Scorer
+from lit_align.core.logged_steps import is_logged
 from lit_align.core.metrics import Meter, all_reduce_sum
+from lit_align.core.optimisation import Schedule, adamw, schedule_factor
 from lit_align.core.outputs import SequenceLogps, Term
 from lit_align.core.policy import PolicySpec, build_policy
 from lit_align.core.ranges import not_negative, up_to_one
@@ -38,7 +40,7 @@ class StepRecord(NamedTuple):
     loss: Tensor
     """Scalar, detached: the micro-batch's share of the optimiser step's loss."""
     values: Tensor
-    """[B] detached losses, one per example."""
+    """[B] detached, the parts of each example's loss added up: what is not finite here came from this example."""
     source_rows: Tensor
     """[B] 1-based rows of the training data."""
     metrics: dict[str, float]
@@ -70,7 +72,7 @@ class AlignmentModule(LightningModule, ABC):
         revision: branch, tag or commit on the hub.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or a reference was given to a method that has none.
     """
 
     data_kind: ClassVar[DataKind]
@@ -88,7 +90,7 @@ class AlignmentModule(LightningModule, ABC):
         reference: Reference | str = "auto",
         learning_rate: float = 5e-7,
         warmup_ratio: float = 0.1,
-        schedule: Literal["cosine", "linear", "constant"] = "cosine",
+        schedule: Schedule = "cosine",
         weight_decay: float = 0.0,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -102,6 +104,12 @@ class AlignmentModule(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["reference", "optimizer", "lr_scheduler"])
+        if not self.needs_reference and reference not in ("auto", "none"):
+            raise ConfigError(
+                f"{type(self).__name__} compares with no reference",
+                got=f"model.reference: {reference if isinstance(reference, str) else type(reference).__name__}",
+                fix="remove model.reference, or use a method with a reference, such as DPO",
+            )
         self.policy_name = policy
         self.policy_spec = PolicySpec(
             name=policy,
@@ -146,7 +154,7 @@ class AlignmentModule(LightningModule, ABC):
     # ---------------------------------------------------------------- building
 
     def setup(self, stage: str) -> None:
-        """Check that the callbacks provide what the method requires."""
+        """Check that the callbacks provide what the method requires; keep batches in their own precision."""
         # A batch's floating tensors are tables of the loss: margins, and sums of hundreds of nats. None enters the
         # model, and `bf16-true` and `16-true` would round them before any hook could save them.
         vars(self.trainer.precision_plugin)["convert_input"] = _unchanged
@@ -216,6 +224,11 @@ class AlignmentModule(LightningModule, ABC):
         self._warn_of_low_precision()
 
     # ---------------------------------------------------------------- steps
+
+    @property
+    def metrics_are_read(self) -> bool:
+        """Whether anybody will see this batch's metrics: those of held-out rows, and of the steps that are logged."""
+        return not self.trainer.training or is_logged(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one micro-batch, scaled so that means are over true counts of the optimiser step.
@@ -324,45 +337,23 @@ class AlignmentModule(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and a schedule, or what the user gave."""
-        optimizer = self.optimizer_factory(self._trainable()) if self.optimizer_factory else self._default_optimizer()
+        trainable = (p for p in self.policy.parameters() if p.requires_grad)
+        if self.optimizer_factory is not None:
+            optimizer = self.optimizer_factory(trainable)
+        else:
+            # Lightning cannot clip the gradients of a fused optimiser under autocast.
+            fused = self.device.type == "cuda" and not isinstance(self.trainer.precision_plugin, MixedPrecision)
+            optimizer = adamw(trainable, self.learning_rate, self.weight_decay, fused=fused)
         if self.lr_scheduler_factory is not None:
             scheduler: Any = self.lr_scheduler_factory(optimizer)
         elif self.optimizer_factory is not None and self.schedule == "constant":
             return optimizer
         else:
-            scheduler = LambdaLR(optimizer, self._schedule_factor)
+            scheduler = LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _trainable(self) -> Iterator[torch.nn.Parameter]:
-        return (p for p in self.policy.parameters() if p.requires_grad)
-
-    def _default_optimizer(self) -> Optimizer:
-        matrices = [p for p in self._trainable() if p.ndim >= 2]
-        vectors = [p for p in self._trainable() if p.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": self.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        # Lightning cannot clip the gradients of a fused optimiser under autocast.
-        fused = self.device.type == "cuda" and not isinstance(self.trainer.precision_plugin, MixedPrecision)
-        return AdamW([g for g in groups if g["params"]], lr=self.learning_rate, fused=fused)
-
-    def _schedule_factor(self, step: int) -> float:
-        total = self.trainer.estimated_stepping_batches
-        if math.isinf(total):
-            raise ConfigError(
-                "the length of the run is unknown, so the learning rate cannot be scheduled",
-                got="streamed data without a number of steps",
-                fix="set trainer.max_steps",
-            )
-        warmup = math.ceil(self.warmup_ratio * total)
-        if step < warmup:
-            # The first step trains too: a factor of 0 would waste it.
-            return (step + 1) / (warmup + 1)
-        progress = (step - warmup) / max(1, total - warmup)
-        if self.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return max(0.0, 1 - progress) if self.schedule == "linear" else 1.0
+    def _learning_rate_factor(self, step: int) -> float:
+        return schedule_factor(step, self.trainer.estimated_stepping_batches, self.warmup_ratio, self.schedule)
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -387,6 +378,7 @@ class AlignmentModule(LightningModule, ABC):
             "method": type(self).__name__,
             "policy": self.policy_name,
             "policy_spec": self.policy_spec.to_dict(),
+            "reference_is_state": self.reference is not None and self.reference.is_state,
             "num_tokens": self._total_tokens(),
             "meter": self.meter.state_dict(),
         }
@@ -400,10 +392,20 @@ class AlignmentModule(LightningModule, ABC):
                 got=f"keys {sorted(checkpoint)[:8]}",
                 fix="give the model folder as model.policy, and use --ckpt_path for lit-align's own checkpoints only",
             )
+        if self._trainer is None:
+            self._rebuild(PolicySpec.from_dict(saved["policy_spec"]), saved["reference_is_state"])
         if "state_dict" in checkpoint:
             self.check_names(set(checkpoint["state_dict"]))
         self.num_tokens = saved["num_tokens"] if self.global_rank == 0 else 0.0
         self.meter.load_state_dict(saved["meter"], self.device)
+
+    def _rebuild(self, spec: PolicySpec, reference_is_state: bool) -> None:
+        """Build what the checkpoint was written by: outside a run, no callback tells of adapters and refreshes."""
+        spec = replace(spec, name=self.policy_name)
+        if (spec, reference_is_state) != (self.policy_spec, self.reference_will_refresh):
+            self.policy_spec, self.reference_will_refresh = spec, reference_is_state
+            del self.policy
+            self.configure_model()
 
     def check_names(self, saved: set[str]) -> None:
         """Refuse a checkpoint that holds other weights than this module saves.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lit_align.core.checkpoint_io import publish, temporary
 from lit_align.core.errors import ConfigError
+from lit_align.core.modes import evaluating
 from lit_align.core.policy import build_policy, exported_config, load_base, peft_is_quiet
 from lit_align.core.policy_spec import DtypeName, PolicySpec
 from lit_align.core.pretrained import adapter_base, load_tokenizer
@@ -283,12 +284,8 @@ def _plain(policy: nn.Module, model: nn.Module) -> Iterator[None]:
         with scorer.plain():
             yield
         return
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         yield
-    finally:
-        model.train(training)
 
 
 @torch.no_grad()

@@ -31,6 +31,9 @@ _WEIGHTS = "state_dict"
 _OTHER_CLASSES = {
     ("pathlib", "PosixPath"),
     ("pathlib", "WindowsPath"),
+    # Where Python 3.13 says that they live.
+    ("pathlib._local", "PosixPath"),
+    ("pathlib._local", "WindowsPath"),
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),

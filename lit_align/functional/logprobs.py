@@ -27,6 +27,8 @@ class TokenStatistics(NamedTuple):
     """[N] nats."""
     mean_logit: Tensor
     """[N], over the vocabulary."""
+    correct: Tensor
+    """[N] bool, whether the target is the likeliest token."""
 
 
 class _Head(NamedTuple):
@@ -128,10 +130,7 @@ def module_logprobs(
     """
 
     def part(hidden: Tensor, target: Tensor) -> Tensor:
-        logits = head(hidden)
-        logits = scale * logits.to(_accumulation(logits.dtype))
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
+        logits = _raw_logits(head, hidden, scale, softcap)
         return logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]
 
     runs = zip(hidden.split(tile), target.split(tile), strict=True)
@@ -142,34 +141,31 @@ def module_logprobs(
 
 @torch.no_grad()
 def token_statistics(
+    head: Callable[[Tensor], Tensor],
     hidden: Tensor,
-    weight: Tensor,
+    target: Tensor,
     *,
-    bias: Tensor | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
-    tile: int | None = None,
+    tile: int,
 ) -> TokenStatistics:
-    """Entropy and mean logit at each token: another pass over the vocabulary, so ask for it only to log.
+    """Statistics of the distribution at each token: another pass over the vocabulary, so ask only to log them.
 
     Args:
+        head: maps [C, H] to [C, V] raw logits.
         hidden: [N, H].
-        weight: [V, H].
-        bias: [V].
+        target: [N] int64, token ids.
         scale: factor of the logits.
         softcap: bound of the logits after scaling.
         tile: tokens whose logits are held at a time.
     """
-    hidden, weight, bias = _matched(hidden, weight, bias)
-    head = _Head(weight, bias, scale, softcap)
-    entropy = hidden.new_empty(hidden.shape[0], dtype=_accumulation(hidden.dtype))
-    mean_logit = torch.empty_like(entropy)
-    with torch.autocast(hidden.device.type, enabled=False):
-        for run, logits in head.tiles(hidden, tile or tile_size(weight.shape[0], hidden)):
-            mean_logit[run] = logits.mean(-1)
-            logps = torch.log_softmax(logits, -1, out=logits)
-            entropy[run] = -(logps.exp() * logps).sum(-1)
-    return TokenStatistics(entropy, mean_logit)
+    parts = []
+    for run, expected in zip(hidden.split(tile), target.split(tile), strict=True):
+        logits = _raw_logits(head, run, scale, softcap)
+        mean_logit, correct = logits.mean(-1), logits.argmax(-1) == expected
+        logps = torch.log_softmax(logits, -1, out=logits)
+        parts.append(TokenStatistics(-(logps.exp() * logps).sum(-1), mean_logit, correct))
+    return TokenStatistics(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def segment_sums(values: Tensor, response: Tensor, num: int) -> Tensor:
@@ -284,6 +280,13 @@ class _FrozenHead(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (unit,) = ctx.saved_tensors
         return (unit * (-ctx.scale * grad)[:, None]).to(unit.dtype), None, None, None, None, None, None
+
+
+def _raw_logits(head: Callable[[Tensor], Tensor], hidden: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Logits [C, V] of any head, in the precision of sums."""
+    logits = head(hidden)
+    logits = scale * logits.to(_accumulation(logits.dtype))
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _log_softmax(logits: Tensor, target: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """KTO: Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization".
 
-https://arxiv.org/abs/2402.01306, Eq. 8. Learns from completions marked good or bad, without pairs. Gains and losses are
+https://arxiv.org/abs/2402.01306, Eq. 7. Learns from completions marked good or bad, without pairs. Gains and losses are
 judged against a reference point, the policy's divergence from its reference, estimated from prompts with other
 prompts' completions.
 

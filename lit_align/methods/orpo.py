@@ -49,6 +49,7 @@ class ORPO(PairwiseModule):
     """
 
     needs_reference = False
+    rewards_per_token = True
 
     def __init__(
         self,
@@ -81,11 +82,6 @@ class ORPO(PairwiseModule):
         if policy.prompt is None or policy.prompt_lengths is None:
             return -policy.chosen, policy.chosen_lengths
         return -policy.chosen - policy.prompt, policy.chosen_lengths + policy.prompt_lengths
-
-    def rewards(self, policy: PairLogps, reference: PairLogps) -> tuple[Tensor, Tensor]:
-        """Rewards of chosen and rejected, each [B]: beta times the mean log-probability per token, as TRL logs them."""
-        mean = policy.mean()
-        return self.beta * mean.chosen, self.beta * mean.rejected
 
     def metrics(self, policy: PairLogps) -> dict[str, Tensor]:
         """TRL's `log_odds_chosen`, the log odds ratio, and `log_odds_ratio`, its log-sigmoid; each [B], nats."""

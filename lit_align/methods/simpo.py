@@ -49,6 +49,7 @@ class SimPO(PairwiseModule):
     """
 
     needs_reference = False
+    rewards_per_token = True
 
     def __init__(
         self,
@@ -79,8 +80,3 @@ class SimPO(PairwiseModule):
         if not self.nll_weight:
             return preference
         return {"preference": Term(preference), "nll": Term(-self.nll_weight * policy.chosen, Per.TOKENS)}
-
-    def rewards(self, policy: PairLogps, reference: PairLogps) -> tuple[Tensor, Tensor]:
-        """Rewards of chosen and rejected, each [B]: beta times the mean log-probability per token."""
-        mean = policy.mean()
-        return self.beta * mean.chosen, self.beta * mean.rejected

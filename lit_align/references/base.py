@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -78,14 +76,3 @@ class Reference(nn.Module, ABC):
     def train(self, mode: bool = True) -> Reference:
         """Stay in evaluation mode: dropout in a reference would be noise in every loss."""
         return super().train(False)
-
-
-@contextmanager
-def evaluating(policy: Scorer) -> Iterator[None]:
-    """The policy without dropout, for a pass that stands for the reference; its mode is restored afterwards."""
-    training = policy.training
-    policy.eval()
-    try:
-        yield
-    finally:
-        policy.train(training)

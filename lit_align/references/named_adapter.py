@@ -13,9 +13,10 @@ from torch import Tensor
 from lit_align.core.batch import Rows
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import Scorer
+from lit_align.core.modes import evaluating
 from lit_align.core.policy import PolicySpec
 from lit_align.core.sharding import reshard
-from lit_align.references.base import Reference, evaluating
+from lit_align.references.base import Reference
 
 _NAME = "reference"
 

@@ -19,6 +19,7 @@ from transformers import (
 
 from lit_align.core.errors import ConfigError, DataError
 from lit_align.core.gathering import gathered
+from lit_align.core.modes import evaluating
 
 Prompt = str | list[dict[str, Any]] | list[int]
 """Plain text, a conversation that ends with the user's turn, or token ids."""
@@ -130,14 +131,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
 def _ready(policy: nn.Module) -> Iterator[None]:
     """The model with its weights, its own attention, and in eval mode; all restored afterwards."""
     plain: Any = getattr(policy, "plain", nullcontext)
-    with gathered(policy), plain():
-        modes = [(part, part.training) for part in policy.modules()]
-        policy.eval()
-        try:
-            yield
-        finally:
-            for part, training in modes:
-                part.training = training
+    with gathered(policy), plain(), evaluating(policy):
+        yield
 
 
 class _Sampler(LogitsProcessor):

@@ -222,9 +222,13 @@ def test_any_module_can_be_the_head(shape):
 
 
 def test_statistics():
-    hidden, weight, bias, _ = problem()
-    logits = 0.8 * (hidden @ weight.t() + bias)
-    statistics = token_statistics(hidden, weight, bias=bias, scale=0.8, tile=4)
+    hidden, weight, bias, target = problem()
+    logits = 3 * torch.tanh(0.8 * (hidden @ weight.t() + bias) / 3)
+    head = torch.nn.Linear(H, V).double()
+    head.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
+    target[0] = logits[0].argmax()
+    statistics = token_statistics(head, hidden, target, scale=0.8, softcap=3.0, tile=4)
+    assert torch.equal(statistics.correct, logits.argmax(-1) == target)
     torch.testing.assert_close(statistics.entropy, torch.distributions.Categorical(logits=logits).entropy().detach())
     torch.testing.assert_close(statistics.mean_logit, logits.mean(-1).detach())
     assert not statistics.entropy.requires_grad

@@ -1,0 +1,115 @@
+"""A method on a tiny model with batches made by hand: no files, no training."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+import lit_align
+from lit_align.core.batch import Batch, DataKind, Example, Layout, Rows
+from lit_align.core.module import AlignmentModule, reduce_terms
+from lit_align.core.policy import LoRASpec
+from lit_align.data.collate import Collator, Drawn
+
+MASKS = ([1, 1, 0, 0, 0, 1, 1, 0, 1], [0, 0, 1, 0, 1, 1])
+"""Two turns of the assistant in each response, with what the user says between them."""
+
+
+class Scored(NamedTuple):
+    """What a batch comes to."""
+
+    loss: Tensor
+    """Scalar, detached."""
+    values: Tensor
+    """[B] detached, the parts of each example's loss added up."""
+    gradient: Tensor
+    """Of the loss in all trained weights, flat."""
+    metrics: dict[str, float]
+
+
+def ready(name: str, model: str, *, lora: LoRASpec | None = None, **kwargs: Any) -> AlignmentModule:
+    """The method `name` with its policy built and moved away from its reference, so that log-ratios are not zero."""
+    module = getattr(lit_align, name)(policy=model, **({"dtype": "float64"} | kwargs))
+    module.policy_spec = dataclasses.replace(module.policy_spec, lora=lora)
+    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    module.configure_model()
+    move(module.policy)
+    return module
+
+
+@torch.no_grad()
+def move(policy: nn.Module, amount: float = 0.05, seed: int = 0) -> None:
+    """Change all trained weights a little."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.add_(amount * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+
+
+def make_examples(kind: DataKind, *, masked: bool = True) -> list[Example]:
+    """Four examples with prompts and completions of unequal lengths, one of them with two turns of the assistant."""
+    rng = random.Random(0)
+    examples = []
+    for row, (prompt, first, second) in enumerate([(7, 5, 8), (3, 9, 6), (11, 2, 4), (5, 6, 3)], start=1):
+        start = [rng.randrange(3, 264) for _ in range(prompt)]
+        ids = [start + [rng.randrange(3, 264) for _ in range(length)] for length in (first, second)]
+        masks = list(map(list, MASKS)) if masked and row == 2 else None
+        examples.append(Example(row, ids, [prompt, prompt], masks, pairs=[(0, 1)], label=row % 2 == 0))
+    if kind is DataKind.PAIRS:
+        return [example._replace(margins=[float(example.row)]) for example in examples]
+    return [
+        example._replace(
+            ids=example.ids[:1], prompt_lengths=example.prompt_lengths[:1], pairs=[],
+            masks=None if example.masks is None else example.masks[:1],
+        )
+        for example in examples
+    ]  # fmt: skip
+
+
+def collated(module: AlignmentModule, examples: Sequence[Example], layout: Layout, pad_id: int = 0) -> Batch:
+    """One batch of the examples."""
+    collate = Collator(
+        module.data_kind, layout, score_prompts=module.score_prompts, pad_id=pad_id, mismatched=module.needs_kl
+    )
+    return collate(Drawn(examples))
+
+
+def scored(module: AlignmentModule, batch: Batch) -> Scored:
+    """Loss, gradient and metrics of a batch by itself."""
+    module.zero_grad()
+    module.meter.reset()
+    terms = module.terms(batch)
+    loss = reduce_terms(terms, batch.counts())
+    loss.backward()
+    gradient = torch.cat([p.grad.flatten() for p in module.policy.parameters() if p.grad is not None])
+    values = torch.stack([term.values.detach() for term in terms.values()]).sum(0)
+    return Scored(loss.detach(), values, gradient, module.meter.compute())
+
+
+def assert_same(one: Scored, other: Scored, rtol: float = 1e-7) -> None:
+    """Two batches come to the same; norms that compute in float32 bound how exactly."""
+    torch.testing.assert_close(one.loss, other.loss, rtol=rtol, atol=rtol)
+    torch.testing.assert_close(one.values, other.values, rtol=rtol, atol=rtol)
+    scale = other.gradient.abs().max().item()
+    torch.testing.assert_close(one.gradient, other.gradient, rtol=0, atol=10 * rtol * scale)
+    for name, value in other.metrics.items():
+        torch.testing.assert_close(torch.tensor(one.metrics[name]), torch.tensor(value), rtol=1e-5, atol=1e-6)
+
+
+def widened(rows: Rows, columns: int, token: int) -> Rows:
+    """Padded rows with more padding, filled with another token."""
+    count, width = rows.input_ids.shape
+    more = torch.full((count, columns), token)
+    inside = torch.arange(width)[None] < rows.row_lengths[:, None]
+    return rows._replace(
+        input_ids=torch.cat([torch.where(inside, rows.input_ids, token), more], 1),
+        position_ids=torch.arange(width + columns).expand(count, -1),
+        pred_index=rows.pred_index + rows.pred_index // width * columns,
+        last_index=rows.last_index + rows.last_index // width * columns,
+    )
