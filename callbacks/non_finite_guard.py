@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -93,7 +94,7 @@ class NonFiniteGuard(Callback):
         optimizer.zero_grad(set_to_none=True)
         self.skipped += 1
         self._in_a_row += 1
-        rows = _gather(trainer, _describe(window))
+        rows = _gather(trainer, _describe(window, _namer(trainer)))
         rank_zero_warn(
             f"Step {trainer.global_step + 1} was left out, its loss or gradient is not finite ({rows}). "
             f"Skipped so far: {self.skipped}."
@@ -102,7 +103,7 @@ class NonFiniteGuard(Callback):
     def _error(
         self, trainer: Trainer, pl_module: LightningModule, window: list[_MicroBatch], gradients_finite: bool
     ) -> NonFiniteError:
-        found = _gather(trainer, _describe(window))
+        found = _gather(trainer, _describe(window, _namer(trainer)))
         if not gradients_finite:
             names = _culprits(pl_module)
             where = _shortened(names, "parameters") if names else "the shards of another rank"
@@ -131,7 +132,12 @@ def _culprits(pl_module: LightningModule) -> list[str]:
     return [name for name, gradient in local.items() if not gradient.isfinite().all()]
 
 
-def _describe(window: list[_MicroBatch]) -> str:
+def _namer(trainer: Trainer) -> Callable[[int], str]:
+    """Tells where a row stands: with several files of data, its number alone does not."""
+    return getattr(trainer.datamodule, "where", str)
+
+
+def _describe(window: list[_MicroBatch], name: Callable[[int], str]) -> str:
     """Which rows of the data have a loss that is not finite; all rows of the step, where none has."""
     bad: list[str] = []
     rows: list[str] = []
@@ -139,9 +145,9 @@ def _describe(window: list[_MicroBatch]) -> str:
         if micro.values is None or micro.source_rows is None:
             continue
         for row, value in zip(micro.source_rows.tolist(), micro.values.tolist(), strict=True):
-            rows.append(str(row))
+            rows.append(name(row))
             if not math.isfinite(value):
-                bad.append(f"{row} (loss {value})")
+                bad.append(f"{name(row)} (loss {value})")
     if bad:
         return _shortened(bad, "rows")
     if rows:

@@ -43,7 +43,8 @@ def schedule_factor(step: int, total: float, warmup_ratio: float, schedule: Sche
     Raises:
         ConfigError: nobody knows how long the run is.
     """
-    if math.isinf(total):
+    # Lightning gives -1 for a stream that only `max_epochs` ends.
+    if math.isinf(total) or total < 0:
         raise ConfigError(
             "the length of the run is unknown, so the learning rate cannot be scheduled",
             got="streamed data without a number of steps",

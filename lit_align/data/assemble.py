@@ -9,11 +9,14 @@ from lit_align.data.canonical import (
     FEW_RESPONSES,
     IDENTICAL,
     NO_RESPONSE,
+    UNDECIDED,
     CanonicalRow,
     Completion,
     Dropped,
 )
 from lit_align.data.fields import Fields
+
+_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 
 
 def build_row(fields: Fields, prompt: Completion, completions: list[Completion], **rest: Any) -> CanonicalRow:
@@ -36,12 +39,14 @@ def build_pair(
     rejected: Completion,
     left_out: dict[str, int] | None = None,
 ) -> CanonicalRow | Dropped:
-    """A pair, unless its responses are the same or one of them is empty."""
+    """A pair, unless its responses are the same or have equal scores, or one of them is empty."""
     if same_response(chosen, rejected):
         return Dropped(fields.row, IDENTICAL, response_text(chosen))
     for field, response in (("chosen", chosen), ("rejected", rejected)):
         if not response_text(response).strip():
             return Dropped(fields.row, NO_RESPONSE, field)
+    if _tied(fields):
+        return Dropped(fields.row, UNDECIDED, "equal scores")
     margin = _margin(fields)
     return build_row(
         fields,
@@ -79,9 +84,18 @@ def build_ranking(
     return build_row(fields, prompt, answers, scores=kept_scores, left_out=left_out)
 
 
+def _tied(fields: Fields) -> bool:
+    return any(fields.number(better) == fields.number(worse) for better, worse in _scored(fields))
+
+
+def _scored(fields: Fields) -> list[tuple[str, str]]:
+    """Columns with the scores of chosen and rejected, where the row has both."""
+    return [names for names in _SCORES if all(map(fields.has, names))]
+
+
 def _margin(fields: Fields) -> float | None:
-    for better, worse in (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score")):
-        if fields.has(better) and fields.has(worse) and not fields.has("margin"):
+    for better, worse in _scored(fields):
+        if not fields.has("margin"):
             margin = fields.number(better) - fields.number(worse)
             if margin < 0:
                 fix = "swap chosen and rejected, or remove the row"

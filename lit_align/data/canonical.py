@@ -16,6 +16,8 @@ ROW_COLUMN = "__row__"
 """Column with the 1-based row (for line-based files, the line) in its file."""
 FILE_COLUMN = "__file__"
 """Column with the file that a row comes from."""
+BEFORE_COLUMN = "__before__"
+"""Column with the number of the last row of the files before."""
 
 IDENTICAL = "the two responses are identical"
 UNDECIDED = "no response was preferred"
@@ -35,7 +37,7 @@ class CanonicalRow(NamedTuple):
     """One row of the data, checked; which fields are set follows from the kind of the data."""
 
     row: int
-    """1-based row (for line-based files, the line) in its file."""
+    """1-based row (for line-based files, the line); see `Places` for sets of several files."""
     prompt: Completion
     """What the responses answer; empty for `text` and `messages` rows."""
     completions: list[Completion]

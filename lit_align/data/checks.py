@@ -7,6 +7,8 @@ from collections import Counter
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import DataError
 from lit_align.data.canonical import BAD_ROW, DEFAULT_RULES, CanonicalRow, Dropped, Rules
+from lit_align.data.places import Places
+from lit_align.data.tokenise import OVERLONG
 
 _REPEATED_ID = "two rows have the same id"
 
@@ -16,40 +18,36 @@ class SetChecks:
 
     Args:
         kind: what the rows are trained on as, after conversion.
-        file: name of the set, for messages.
+        places: where the rows stand, for messages.
         rules: what becomes of rows that cannot be trained on.
     """
 
-    def __init__(self, kind: DataKind, file: str, rules: Rules = DEFAULT_RULES) -> None:
-        self.kind, self.file, self.rules = kind, file, rules
-        self._first_place_of: dict[str, tuple[str, int]] = {}
+    def __init__(self, kind: DataKind, places: Places, rules: Rules = DEFAULT_RULES) -> None:
+        self.kind, self.places, self.rules = kind, places, rules
+        self._first_row_of: dict[str, int] = {}
         self._labels: dict[bool, int] = {}
         self._last_reason = ""
         self._reasons: Counter[str] = Counter()
         self._kept = self._dropped = 0
 
-    def source(self, row: CanonicalRow | Dropped, file: str = "") -> CanonicalRow | Dropped:
+    def source(self, row: CanonicalRow | Dropped) -> CanonicalRow | Dropped:
         """Look at a row as it was read, before any conversion (which may make several rows of one id).
-
-        Args:
-            row: the row.
-            file: the file that it comes from, where the set has several.
 
         Raises:
             DataError: where another row has the same id.
         """
         if isinstance(row, Dropped) or row.id is None:
             return row
-        place = (file or self.file, row.row)
-        first = self._first_place_of.setdefault(row.id, place)
-        if first == place:
+        first = self._first_row_of.setdefault(row.id, row.row)
+        if first == row.row:
             return row
+        (file, number), (first_file, first_number) = self.places.find(row.row), self.places.find(first)
         error = DataError(
             _REPEATED_ID,
-            file=place[0],
-            row=row.row,
+            file=file,
+            row=number,
             field="id",
-            value=f"{row.id}, first in row {first[1]} of {first[0]}",
+            value=f"{row.id}, first in row {first_number} of {first_file}",
             fix="remove one of them, or leave the column out with data.columns={id: null}",
         )
         if self.rules.on_bad_row == "error":
@@ -61,7 +59,7 @@ class SetChecks:
         if isinstance(row, Dropped):
             self._dropped += 1
             self._reasons[row.reason] += 1
-            self._last_reason = f"row {row.row}: {row.reason}"
+            self._last_reason = f"row {self.places.label(row.row)}: {row.reason}"
             return
         self._kept += 1
         if row.label is not None:
@@ -79,16 +77,17 @@ class SetChecks:
         if not self._kept:
             what = f"no row is left: all {self._dropped} were dropped" if self._dropped else "a set has no rows"
             reasons = ", ".join(f"{reason} ({number})" for reason, number in self._reasons.most_common())
-            fix = "allow longer rows with data.max_length, or mend the data"
+            fix = "mend the data, or allow longer rows with data.max_length" if OVERLONG in reasons else "mend the data"
             fix = f"{fix}; dropped: {reasons}" if reasons else fix
-            raise DataError(what, file=self.file, value=self._last_reason or "0 rows", fix=fix)
+            raise DataError(what, file=self.places.source, value=self._last_reason or "0 rows", fix=fix)
         if training and self.kind is DataKind.UNPAIRED and len(self._labels) == 1:
             label = next(iter(self._labels))
             missing = "undesirable" if label else "desirable"
+            file, number = self.places.find(self._labels[label])
             raise DataError(
                 f"all {self._kept} labels are the same, so there is no preference to learn",
-                file=self.file,
-                row=self._labels[label],
+                file=file,
+                row=number,
                 field="label",
                 value=label,
                 fix=f"add {missing} completions (label {str(not label).lower()}), or fine-tune with SFT instead",

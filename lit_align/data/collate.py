@@ -17,6 +17,7 @@ from lit_align.core.batch import (
     Layout,
     PairBatch,
     PromptBatch,
+    ResponseBatch,
     Rows,
 )
 from lit_align.core.layout import build_rows
@@ -24,7 +25,7 @@ from lit_align.core.layout import build_rows
 # Examples of the data that are searched for another prompt.
 _REACH = 256
 
-AnyBatch = PairBatch | LabelBatch | DemonstrationBatch | PromptBatch
+AnyBatch = PairBatch | LabelBatch | DemonstrationBatch | PromptBatch | ResponseBatch
 
 
 class Drawn(NamedTuple):
@@ -33,6 +34,8 @@ class Drawn(NamedTuple):
     examples: Sequence[Example]
     neighbour: Example | None = None
     """A later example of the data, not part of the batch: lends its completion where the batch has only one prompt."""
+    indices: Sequence[int] = ()
+    """Where the examples stand in their set."""
 
 
 class Collator:
@@ -60,13 +63,14 @@ class Collator:
         self.layout = layout
         self.score_prompts = score_prompts
         self.pad_id = pad_id
-        self.mismatched = mismatched
+        self.mismatched = mismatched and kind is DataKind.UNPAIRED
         self.max_length = max_length
         builders: dict[DataKind, Callable[[Drawn], AnyBatch]] = {
             DataKind.PAIRS: self._pairs,
             DataKind.UNPAIRED: self._unpaired,
             DataKind.DEMONSTRATIONS: self._demonstrations,
             DataKind.PROMPTS: self._prompts,
+            DataKind.RESPONSES: self._responses,
         }
         self._build = builders[kind]
 
@@ -79,7 +83,7 @@ class Collator:
         drawn = [examples[index] for index in indices]
         own = drawn[0]
         if not self.mismatched or not all(_same_prompt(own, other) for other in drawn):
-            return Drawn(drawn)
+            return Drawn(drawn, indices=indices)
         following = (examples[(indices[-1] + step) % len(examples)] for step in range(1, min(_REACH, len(examples))))
         return Drawn(drawn, next((other for other in following if not _same_prompt(own, other)), None))
 
@@ -118,6 +122,13 @@ class Collator:
             input_ids=torch.tensor([[self.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]),
             attention_mask=torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
             source_rows=_source_rows(drawn.examples),
+        )
+
+    def _responses(self, drawn: Drawn) -> ResponseBatch:
+        return ResponseBatch(
+            rows=self._rows(drawn.examples),
+            indices=torch.tensor(drawn.indices),
+            reference_logps=_reference_logps(drawn.examples),
         )
 
     def _mismatch(self, drawn: Drawn) -> list[Example]:

@@ -12,7 +12,8 @@ from lit_align.core.errors import DataError
 from lit_align.data.canonical import Message
 from lit_align.data.conversation import parse_messages
 
-_FLAGS = {"true": True, "false": False, "1": True, "0": False}
+_FLAGS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+_PRINTED_MESSAGES = re.compile(r"\s*\[\s*\{\s*'(role|content|from|value)'\s*:")
 
 
 class Fields:
@@ -58,10 +59,14 @@ class Fields:
         """
         if field not in self.values:
             found = ", ".join(self.columns)
-            fix = f"add '{field}' to this row, or remove the row; all rows of a file need the same columns"
+            fix = (
+                f"add '{field}' to this row, or remove the row; all rows of a set need the same columns, and a file "
+                "of something else must not stand in its folder"
+            )
             raise self.error("a row lacks a field that the others have", field, fix, value=f"columns {found}")
         if self.values[field] is None:
-            raise self.error("a field is null", field, "fill it in, or remove the row")
+            fix = "fill it in, remove the row, or set data.on_bad_row=drop to leave such rows out and count them"
+            raise self.error("a field is null", field, fix)
         return self.values[field]
 
     def text(self, field: str) -> str:
@@ -96,6 +101,9 @@ class Fields:
         if not value.strip():
             fix = "fill it in, remove the row, or set data.on_bad_row=drop to leave such rows out and count them"
             raise self.error("a text is empty", field, fix, value)
+        if _PRINTED_MESSAGES.match(value):
+            fix = "write them as JSON, json.dumps(messages): CSV files from pandas hold what Python prints"
+            raise self.error("a text holds messages as Python prints them", field, fix, value)
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
@@ -127,11 +135,11 @@ class Fields:
         return number
 
     def flag(self, field: str) -> bool:
-        """True or false; 1 and 0 and the words are accepted, nothing else is guessed."""
+        """True or false; the words, 1 and 0 are accepted (a column with nulls has floats), nothing else is guessed."""
         value = self.required(field)
-        if isinstance(value, bool):
-            return value
-        flag = _FLAGS.get(str(value).strip().lower()) if isinstance(value, int | str) else None
+        if isinstance(value, int | float) and value in (0, 1):
+            return bool(value)
+        flag = _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
         if flag is None:
             fix = "write true for a desirable completion and false for an undesirable one"
             raise self.error("a label is neither true nor false", field, fix, value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,24 @@ Row = dict[str, Any]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 _LONGEST_CELL = 2**31 - 1
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""The longer ones first: one begins like a shorter one."""
+_PACKED = "unpack or convert it, or give it the ending of its kind"
+_OTHER_KINDS = {
+    b"\x1f\x8b": ("gzip", _PACKED),
+    b"PAR1": ("Parquet", _PACKED),
+    b"PK\x03\x04": ("a zip archive or a spreadsheet", _PACKED),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", _PACKED),
+    b"version https://git-lfs": ("a pointer of Git LFS", "get the file itself with `git lfs pull`"),
+    b"<!DOCTYPE": ("a page of the web", "download the file itself, by its raw or resolve address"),
+    b"<html": ("a page of the web", "download the file itself, by its raw or resolve address"),
+}
+"""What other files begin with that are often given the name of a data file."""
 _TRUNCATED = "download or compress the file again"
 
 
@@ -36,7 +56,7 @@ def iterate_file(path: Path) -> Iterator[tuple[int, Row]]:
     """
     suffix = suffix_of(path)
     if suffix is None:
-        fix = f"use one of {', '.join(SUFFIXES)}; rename the file if it is one of them"
+        fix = f"convert it to one of {', '.join(SUFFIXES)}, or rename it if it is one of them"
         raise DataError("a file of an unknown kind", file=str(path), value=path.name, fix=fix)
     readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     rows = 0
@@ -67,6 +87,8 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file, as UTF-8."""
     for number, raw in _raw_lines(path):
+        if number == 1:
+            _check_start(raw, path)
         try:
             yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -80,24 +102,36 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             ) from None
 
 
+def _check_start(start: bytes, path: Path) -> None:
+    """Refuse a file that is something else than its name says, or in UTF-16, as some editors and spreadsheets save."""
+    for beginning, (kind, fix) in _OTHER_KINDS.items():
+        if start.startswith(beginning):
+            raise DataError(f"a file is {kind}, not what its name says", file=str(path), value=start[:40], fix=fix)
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
+    if encoding is None and b"\0" not in start:
+        return
+    what = f"a file is {encoding}, by its byte order mark" if encoding else "a file holds zero bytes, as UTF-16 does"
+    fix = f"save it as UTF-8: iconv -f {encoding or 'UTF-16LE'} -t UTF-8 '{path.name}' > 'utf8-{path.name}'"
+    raise DataError(what, file=str(path), row=1, value=start[:40], fix=fix)
+
+
 def _json_lines(path: Path) -> Iterator[tuple[int, Row]]:
-    blank: int | None = None
+    """Rows of the lines that are not blank; these count all the same."""
     for number, line in _lines(path):
-        if not line.strip():
-            blank = blank or number
-            continue
-        if blank is not None:
-            fix = "delete the line; each line holds one row"
-            raise DataError("a line is blank", file=str(path), row=blank, value="", fix=fix)
-        yield number, _as_row(_parse(line, path, number), path, number)
+        if line.strip():
+            yield number, _as_row(_parse(line, path, number), path, number)
 
 
 def _json(path: Path) -> Iterator[tuple[int, Row]]:
     """A list of objects, or `{"data": [...]}`, read whole; JSON lines under this name are read as such."""
     first = list(_first_lines(path))
     if first and first[0].lstrip().startswith("{") and _is_json(first[0]):
-        alone = len(first) == 1 and isinstance(json.loads(first[0]).get("data"), list)
-        if not alone:
+        content = json.loads(first[0])
+        alone = len(first) == 1
+        if alone and _is_table(content):
+            fix = "write rows: with pandas, to_json(path, orient='records', lines=True) and a name in .jsonl"
+            raise DataError("a JSON file holds columns, not rows", file=str(path), value=content, fix=fix)
+        if not (alone and isinstance(content.get("data"), list)):
             yield from _json_lines(path)
             return
     text = "".join(line for _, line in _lines(path))
@@ -111,6 +145,17 @@ def _json(path: Path) -> Iterator[tuple[int, Row]]:
         raise DataError("a JSON file holds no list of rows", file=str(path), value=text[:80], fix=fix)
     for number, value in enumerate(content, start=1):
         yield number, _as_row(value, path, number)
+
+
+def _is_table(content: Row) -> bool:
+    """Whether an object has the rows of a column in each field, as pandas writes: in a list, or under their numbers."""
+
+    def is_column(value: Any) -> bool:
+        if isinstance(value, dict):
+            return "0" in value
+        return isinstance(value, list) and bool(value) and not isinstance(value[0], dict)
+
+    return all(map(is_column, content.values()))
 
 
 def _first_lines(path: Path) -> Iterator[str]:
@@ -151,11 +196,22 @@ def _parse(text: str, path: Path, row: int | None) -> Any:
         start = max(0, error.pos - 30)
         what = f"invalid JSON at {where}: {error.msg}"
         shown = text[start : error.pos + 30]
-        fix = "write one complete JSON object per line" if row is not None else "write one JSON document"
+        fix = _json_fix(text.strip()) if row is not None else "write one JSON document"
         raise DataError(what, file=str(path), row=row, value=shown, fix=fix) from None
     except (ValueError, RecursionError) as error:
         fix = "shorten the number, or flatten the nesting"
         raise DataError("JSON that is too large to read", file=str(path), row=row, value=str(error), fix=fix) from None
+
+
+def _json_fix(line: str) -> str:
+    """What to do about a line that is not JSON, by the mistakes that are made most often."""
+    if line.startswith(("{'", "[{'")):
+        return "write JSON, with double quotes (json.dumps(row)), not what Python prints"
+    if line in ("{", "["):
+        return "write one complete JSON object per line, or rename the file to end in .json if it is one document"
+    if line.endswith("},"):
+        return "write one complete JSON object per line, without a comma behind it"
+    return "write one complete JSON object per line"
 
 
 def _as_row(value: Any, path: Path, number: int) -> Row:
@@ -169,16 +225,17 @@ def _as_row(value: Any, path: Path, number: int) -> Row:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Row]]:
-    """Rows under the names of the first line; an empty cell is null."""
+    """Rows under the names of the first line; an empty cell is null, and blank lines are passed over."""
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader((line for _, line in _lines(path)), strict=True)
     header: list[str] | None = None
     start = 1
     try:
         for cells in reader:
-            if header is None:
-                header = _csv_header(cells, path)
-            elif cells:
+            blank = len(cells) < 2 and not "".join(cells).strip()
+            if header is None and not blank:
+                header = _csv_header(cells, path, start)
+            elif header is not None and not blank:
                 yield start, _csv_row(header, cells, path, start)
             start = reader.line_num + 1
     except csv.Error as error:
@@ -186,13 +243,17 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
         raise DataError("a line is not valid CSV", file=str(path), row=start, value=str(error), fix=fix) from None
 
 
-def _csv_header(cells: list[str], path: Path) -> list[str]:
+def _csv_header(cells: list[str], path: Path, number: int) -> list[str]:
     names = [cell.strip() for cell in cells]
+    if len(names) == 1 and re.search(r"\w[;\t|]\w", names[0]):
+        fix = "save it with commas between the cells, and cells that hold commas in double quotes"
+        raise DataError("a CSV file is not separated by commas", file=str(path), row=number, value=names[0], fix=fix)
     for name in names:
         if not name or names.count(name) > 1:
             what = "a column of the first line has the name of another" if name else "a column has no name"
             fix = "write the names of the columns in the first line, each once"
-            raise DataError(what, file=str(path), row=1, field=name, value=names, fix=fix)
+            fix = fix if name else f"{fix}; pandas leaves out the index with to_csv(..., index=False)"
+            raise DataError(what, file=str(path), row=number, field=name, value=names, fix=fix)
     return names
 
 
@@ -207,6 +268,10 @@ def _csv_row(header: list[str], cells: list[str], path: Path, number: int) -> Ro
 def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
     number = 0
     try:
+        with path.open("rb") as stream:
+            start = stream.read(40)
+        if not start.startswith(b"PAR1"):
+            _check_start(start, path)
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):
                 for row in batch.to_pylist():

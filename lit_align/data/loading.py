@@ -1,14 +1,18 @@
-"""How examples become loaders: the settings of batching, and the place of this process among others."""
+"""How examples become loaders: the settings of batching, and what the trainer says."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Trainer
 
 from lit_align.core.batch import Layout
 from lit_align.data.batching import Budget, Size
 from lit_align.data.collate import Collator
-from lit_align.data.loader import BatchLoader, ResumableLoader, Run
-from lit_align.data.pipeline import RowStream
+from lit_align.data.loader import BatchLoader, ResumableLoader, Run, State
+from lit_align.data.row_stream import RowStream
 from lit_align.data.sampler import ResumableBatchSampler
 from lit_align.data.store import ExampleStore
 from lit_align.data.stream import StreamLoader
@@ -16,7 +20,7 @@ from lit_align.data.stream import StreamLoader
 
 @dataclass(frozen=True)
 class Batching:
-    """Settings of `PreferenceDataModule` that concern batches, and what the trainer says."""
+    """Settings of `PreferenceDataModule` that concern batches, and the place of this process among others."""
 
     batch_size: int
     max_tokens_per_batch: int | None
@@ -82,3 +86,31 @@ class Batching:
 
     def _budget(self) -> Budget:
         return Budget(self.batch_size, self.max_tokens_per_batch, self.layout)
+
+
+def run_of(trainer: Trainer, restore: Callable[[], State | None]) -> Run:
+    """What a training loader asks the run of a trainer.
+
+    Args:
+        trainer: whose settings may still change until an epoch begins.
+        restore: see `Run`.
+    """
+    return Run(
+        accumulation=lambda: trainer.accumulate_grad_batches,
+        limit=lambda: trainer.num_training_batches,
+        restore=restore,
+        epoch=lambda: trainer.fit_loop.epoch_progress.current.processed,
+        count_anew=trainer.fit_loop.epoch_loop.batch_progress.reset_on_run,
+        device=trainer.strategy.root_device,
+    )
+
+
+def place_of(trainer: Trainer) -> dict[str, Any]:
+    """What `Batching` must know of a trainer: the layout of its method, its processes, and where batches go."""
+    ranks = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+    return {
+        "layout": getattr(trainer.lightning_module, "resolved_layout", Layout.PADDED),
+        "rank": ranks["rank"],
+        "world_size": ranks["num_replicas"],
+        "pin_memory": trainer.strategy.root_device.type == "cuda",
+    }

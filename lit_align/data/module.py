@@ -14,10 +14,11 @@ from lit_align.core.errors import ConfigError, DataError
 from lit_align.core.ranges import not_negative, positive
 from lit_align.data.cache import default_folder
 from lit_align.data.collate import Collator
-from lit_align.data.loader import BatchLoader, ResumableLoader, Run, TrainingLoader
-from lit_align.data.loading import Batching
-from lit_align.data.pipeline import Preview, Recipe, RowStream
+from lit_align.data.loader import BatchLoader, ResumableLoader, TrainingLoader
+from lit_align.data.loading import Batching, place_of, run_of
+from lit_align.data.pipeline import Preview, Recipe
 from lit_align.data.report import DataReport, publish
+from lit_align.data.row_stream import RowStream
 from lit_align.data.sets import DataSets
 from lit_align.data.splits import check_amount
 from lit_align.data.store import ExampleStore
@@ -72,8 +73,9 @@ class PreferenceDataModule(LightningDataModule):
         train_on: turns of a multi-turn demonstration that are learnt.
         as_chat: make a user's and an assistant's turn of plain prompts and completions.
         separator: stands between a plain prompt and its completion.
-        streaming: read and tokenise `train` while training, for sets larger than disk or memory; needs
-            `trainer.max_steps`. Order is random within `stream_buffer` rows.
+        streaming: read and tokenise `train` while training, for sets larger than disk or memory. Order is random
+            within `stream_buffer` rows. Nobody knows the length of an epoch, so a schedule of the learning rate needs
+            `trainer.max_steps`.
         stream_buffer: rows that are tokenised, shuffled and batched together.
         cache_dir: where tokenised data are kept; None: `$LIT_ALIGN_CACHE`, or in the user's cache folder.
         num_workers: processes that load batches; tokenised text is read faster without.
@@ -178,7 +180,7 @@ class PreferenceDataModule(LightningDataModule):
 
     @property
     def predict_kind(self) -> DataKind:
-        """What `predict` data are read as; `lit-align score` sets another."""
+        """What `predict` data are read as: prompts, or responses to be scored."""
         return self.sets.predict_kind
 
     @predict_kind.setter
@@ -264,6 +266,10 @@ class PreferenceDataModule(LightningDataModule):
         self.sets.method = method
         return self._current_sets().preview(split, rows)
 
+    def where(self, row: int, split: str = "train") -> str:
+        """Where a row of a batch (`source_rows`) stands in the data: its number, or "file:row" of several files."""
+        return self.reports[split].places.label(row) if split in self.reports else str(row)
+
     # ---------------------------------------------------------------- cached reference values
 
     def reference_splits(self) -> list[str]:
@@ -285,14 +291,7 @@ class PreferenceDataModule(LightningDataModule):
         """Training batches, resumable inside an epoch and inside an accumulation window."""
         trainer = self.trainer
         assert trainer is not None
-        run = Run(
-            accumulation=lambda: trainer.accumulate_grad_batches,
-            limit=lambda: trainer.num_training_batches,
-            restore=self._take_pending,
-            epoch=lambda: trainer.fit_loop.epoch_progress.current.processed,
-            count_anew=trainer.fit_loop.epoch_loop.batch_progress.reset_on_run,
-            device=trainer.strategy.root_device,
-        )
+        run = run_of(trainer, self._take_pending)
         if self.streaming:
             self._loader = self._batching().stream(self._row_stream(), self._collator("train"), run)
         else:
@@ -327,6 +326,8 @@ class PreferenceDataModule(LightningDataModule):
             self._publish("train")
 
         stream = RowStream(sets.pipeline(sets.kind_of("train")), sets.source("train"), finished)
+        # A report for `where` until the first pass has ended.
+        self.reports["train"] = stream.report
         if self.trainer is not None and self.trainer.is_global_zero:
             print(f"train: {stream.source}: {stream.fmt.describe()}; streamed, reported at its end", flush=True)
         return stream
@@ -346,9 +347,7 @@ class PreferenceDataModule(LightningDataModule):
             self._publish("train")
 
     def _batching(self) -> Batching:
-        trainer = self.trainer
-        assert trainer is not None
-        ranks = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        assert self.trainer is not None
         return Batching(
             batch_size=self.batch_size,
             max_tokens_per_batch=self.max_tokens_per_batch,
@@ -358,10 +357,7 @@ class PreferenceDataModule(LightningDataModule):
             drop_last=self.drop_last,
             num_workers=self.num_workers,
             stream_buffer=self.stream_buffer,
-            layout=getattr(trainer.lightning_module, "resolved_layout", Layout.PADDED),
-            rank=ranks["rank"],
-            world_size=ranks["num_replicas"],
-            pin_memory=trainer.strategy.root_device.type == "cuda",
+            **place_of(self.trainer),
         )
 
     def _collator(self, split: str) -> Collator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,9 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError
 from lit_align.data.cache import ExampleCache, cache_key, source_fingerprint, tokenizer_fingerprint
-from lit_align.data.canonical import FILE_COLUMN, ROW_COLUMN, CanonicalRow, Dropped, Format, Rules
+from lit_align.data.canonical import CanonicalRow, Dropped, Format, Rules
 from lit_align.data.checks import SetChecks
 from lit_align.data.convert import CONVERSIONS, Conversion, conversions_between, find_conversion
+from lit_align.data.places import Places, local_path
 from lit_align.data.readers import peek, read_rows
 from lit_align.data.render import Renderer, group_key
 from lit_align.data.report import DataReport
@@ -32,7 +33,15 @@ _NOUNS = {
     DataKind.RANKED: "ranked responses",
     DataKind.DEMONSTRATIONS: "demonstrations",
     DataKind.PROMPTS: "prompts",
+    DataKind.RESPONSES: "responses",
 }
+_COLUMNS = {
+    DataKind.PAIRS: "prompt, chosen and rejected",
+    DataKind.UNPAIRED: "prompt, completion and label",
+    DataKind.RANKED: "prompt, responses and scores",
+    DataKind.DEMONSTRATIONS: "prompt and completion, messages, or text",
+}
+"""The simplest columns of each kind, for errors."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,8 @@ class Preview(NamedTuple):
     rows: list[tuple[CanonicalRow, Example | Dropped]]
     ends: frozenset[int]
     """Tokens that end a turn."""
+    places: Places = Places()
+    """Where the rows stand."""
 
 
 class Pipeline:
@@ -105,7 +116,7 @@ class Pipeline:
         found = cache.load(key)
         if found is not None:
             store, report = found
-            report.source = source
+            report.places.source = source
             return store, report
         report = DataReport(source)
         store = cache.save(key, self.records(source, report, training=training), report)
@@ -154,7 +165,7 @@ class Pipeline:
         fmt = self.recognise(source, *peek(rows))
         steps = RowSteps(self, fmt, DataReport(source))
         first = list(steps.tokeniser.many(islice(steps.canonical(rows), count)))
-        return Preview(fmt, first, steps.tokeniser.specials.ends)
+        return Preview(fmt, first, steps.tokeniser.specials.ends, steps.report.places)
 
     def recognise(self, source: str, columns: list[str], first_rows: list[dict[str, Any]]) -> Format:
         """What format a source has; checks that it fits what is to be learnt."""
@@ -172,7 +183,13 @@ class Pipeline:
         wanted, name = self.kind, self.recipe.convert
         if name is not None and name not in CONVERSIONS:
             find_conversion(name, fmt.kind)
-        if wanted in (DataKind.PROMPTS, fmt.kind):
+        if wanted is DataKind.RESPONSES and fmt.kind is DataKind.PROMPTS:
+            raise ConfigError(
+                "There is nothing to score: this file holds prompts without responses.",
+                got=f"{source}: {fmt.describe()}",
+                fix="Give pairs, ranked or single responses, or let `lit-align generate` write some.",
+            )
+        if wanted in (DataKind.PROMPTS, DataKind.RESPONSES, fmt.kind):
             return None
         if wanted is None:
             return None if name is None else find_conversion(name, fmt.kind)
@@ -181,15 +198,18 @@ class Pipeline:
             return find_conversion(name, fmt.kind)
         fix = f"Add convert: {' or '.join(fitting)} under data."
         if not fitting:
-            fix = "Give other data, or another method: there is no conversion between these."
+            fix = (
+                f"Give data with {_COLUMNS[wanted]}, naming your columns with data.columns if need be, or another "
+                "method: there is no conversion between these."
+            )
         raise ConfigError(
             f"{self.learner} learns from {_NOUNS[wanted]}, and this file holds {_NOUNS[fmt.kind]}.",
             got=f"{source}: {fmt.describe()}" + (f"; convert: {name}" if name else ""),
             fix=fix,
         )
 
-    def tokeniser(self, fmt: Format, source: str, report: DataReport) -> Tokeniser:
-        """A tokeniser for rows of a format."""
+    def tokeniser(self, fmt: Format, report: DataReport) -> Tokeniser:
+        """A tokeniser for rows of a format, which counts in `report`."""
         recipe = self.recipe
         renderer = Renderer(
             self.tokenizer,
@@ -202,13 +222,12 @@ class Pipeline:
         )
         return Tokeniser(
             self.tokenizer,
-            self.kind_of(source, fmt),
+            self.kind_of(report.source, fmt),
             renderer=renderer,
             max_length=recipe.max_length,
             max_prompt_length=recipe.max_prompt_length,
             on_overlong=recipe.on_overlong,
             end_tokens=self.end_tokens,
-            source=source,
             report=report,
         )
 
@@ -236,8 +255,8 @@ class RowSteps:
         self.columns = recipe.columns
         self.rules = Rules(on_bad_row=recipe.on_bad_row, on_no_preference=recipe.on_no_preference)
         self.conversion = pipeline.conversion(report.source, fmt)
-        self.checks = SetChecks(pipeline.kind_of(report.source, fmt), report.source, self.rules)
-        self.tokeniser = pipeline.tokeniser(fmt, report.source, report)
+        self.checks = SetChecks(pipeline.kind_of(report.source, fmt), report.places, self.rules)
+        self.tokeniser = pipeline.tokeniser(fmt, report)
 
     def records(self, rows: Iterable[dict[str, Any]]) -> Iterator[Record]:
         """Examples of raw rows."""
@@ -250,9 +269,9 @@ class RowSteps:
         """Checked and converted rows."""
         for raw in rows:
             self.report.read += 1
-            number, file = int(raw[ROW_COLUMN]), str(raw.get(FILE_COLUMN) or self.report.source)
-            row = normalise(raw, self.fmt, self.columns, file, number, self.rules)
-            row = self.checks.source(row, file) if self.check_ids else row
+            row = normalise(raw, self.fmt, self.columns, self.report.source, rules=self.rules)
+            row = row._replace(row=self.report.places.number(raw))
+            row = self.checks.source(row) if self.check_ids else row
             convert = self.conversion.apply if self.conversion is not None else None
             for result in [row] if convert is None or isinstance(row, Dropped) else convert(row):
                 if isinstance(result, Dropped):
@@ -272,63 +291,6 @@ def fingerprint(source: str) -> str:
     return f"{source_fingerprint(path)}@{split}"
 
 
-def local_path(source: str) -> Path | None:
-    """The file or folder of a source, which may have a split behind its name; None for a name on the hub."""
-    for name in (source, source.rpartition("@")[0]):
-        path = Path(name).expanduser()
-        if name and path.exists():
-            return path
-    return None
-
-
 def _group(row: CanonicalRow) -> int:
     digest = hashlib.sha256(group_key(row).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
-
-
-class RowStream:
-    """A source that is read and tokenised while it is used; see `stream.Stream`.
-
-    Args:
-        pipeline: the settings.
-        source: see `readers.read_rows`.
-        finished: gets the report of each pass.
-    """
-
-    def __init__(
-        self, pipeline: Pipeline, source: str, finished: Callable[[DataReport], None] = lambda report: None
-    ) -> None:
-        self.pipeline = pipeline
-        self.source = source
-        self.finished = finished
-        self.fmt = pipeline.recognise(source, *peek(read_rows(source, streaming=True)))
-        self._steps = self._new_steps()
-        self._skipped = 0
-
-    def rows(self, skip: int) -> Iterator[dict[str, Any]]:
-        """Begins a pass behind the first `skip` rows."""
-        self._steps = self._new_steps()
-        self._skipped = skip
-        if skip:
-            self._steps.report.notes.append(f"resumed: rows 1 to {skip} of the stream were read before")
-        return iter(read_rows(self.source, streaming=True).skip(skip))
-
-    def examples(self, rows: list[dict[str, Any]]) -> list[Example]:
-        """The rows that can be used, tokenised."""
-        return [record.example for record in self._steps.records(rows)]
-
-    def close(self, notes: list[str]) -> None:
-        """Hands over the report.
-
-        Raises:
-            DataError: a whole pass gave nothing to learn from.
-        """
-        self._steps.report.notes += notes
-        self.finished(self._steps.report)
-        if not self._skipped:
-            self._steps.checks.finish(training=True)
-
-    def _new_steps(self) -> RowSteps:
-        report = DataReport(self.source, self.fmt.describe())
-        # Names of all rows of a stream may not fit into memory.
-        return RowSteps(self.pipeline, self.fmt, report, check_ids=False)

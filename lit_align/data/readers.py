@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, loa
 from datasets.exceptions import DatasetGenerationError
 
 from lit_align.core.errors import ConfigError, DataError
-from lit_align.data.canonical import FILE_COLUMN, ROW_COLUMN
+from lit_align.data.canonical import BEFORE_COLUMN, FILE_COLUMN, ROW_COLUMN
 from lit_align.data.files import SUFFIXES, Row, iterate_file, suffix_of, without_nulls
 
 _JSON_COLUMN = "__json__"
-_FEATURES = {ROW_COLUMN: Value("int64"), FILE_COLUMN: Value("string"), _JSON_COLUMN: Value("string")}
+_PLACE = {ROW_COLUMN: Value("int64"), FILE_COLUMN: Value("string"), BEFORE_COLUMN: Value("int64")}
+_FEATURES = {**_PLACE, _JSON_COLUMN: Value("string")}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _SPLIT_NAMES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}
 _SPLIT = re.compile(r"(?:^|[-_./])(train|training|validation|valid|val|dev|test|eval)(?=[-_./]|$)")
@@ -30,7 +31,7 @@ def read_rows(
 ) -> Dataset | IterableDataset:
     """Read rows, each a dict with its columns and its number in `__row__`, in the order of the source.
 
-    Rows of files also name their file in `__file__`.
+    Rows of files also name their file in `__file__`, and in `__before__` what stands in front of it; see `Places`.
 
     Files are read by lit-align and keep every value as it is written, so that a row of another shape than the
     others is found where rows are checked, with its number, and not by a table format. Unless streaming, rows
@@ -48,6 +49,9 @@ def read_rows(
         DataError: where the source cannot be found or read.
         ConfigError: for a split of a single file.
     """
+    if "://" in str(source):
+        fix = "download the file and give its path, or give a name on the hub such as org/name"
+        raise DataError("addresses on the web are not read", file=str(source), value=str(source), fix=fix)
     path, split = _with_split(str(source), split)
     if path.is_file():
         if split is not None:
@@ -81,10 +85,11 @@ def _with_split(source: str, split: str | None) -> tuple[Path, str | None]:
 
 
 def _read_files(paths: list[Path], streaming: bool, cache_dir: str | Path | None) -> Dataset | IterableDataset:
+    # A list of files would be read one by one, each as a shard that knows nothing of those before it: hence tuples.
     if streaming:
-        return IterableDataset.from_generator(_decoded_rows, gen_kwargs={"files": [str(path) for path in paths]})
+        return IterableDataset.from_generator(_decoded_rows, gen_kwargs={"files": tuple(map(str, paths))})
     # Size and time stand in the arguments because the cache is keyed by these.
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    files = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
     try:
         rows = Dataset.from_generator(
             _encoded_rows,
@@ -99,24 +104,31 @@ def _read_files(paths: list[Path], streaming: bool, cache_dir: str | Path | None
     return rows.with_transform(_decode)
 
 
-def _decoded_rows(files: list[str]) -> Iterator[Row]:
+def _decoded_rows(files: tuple[str, ...]) -> Iterator[Row]:
+    for place, row in _placed_rows(files):
+        yield place | row
+
+
+def _encoded_rows(files: tuple[tuple[str, int, int], ...]) -> Iterator[Row]:
+    for place, row in _placed_rows(file for file, _, _ in files):
+        # Rows stay JSON text because Arrow would refuse mixed types and fill up the keys of objects.
+        yield place | {_JSON_COLUMN: json.dumps(row, default=str)}
+
+
+def _placed_rows(files: Iterable[str]) -> Iterator[tuple[Row, Row]]:
+    """Where each row stands, and the row."""
+    before = number = 0
     for file in files:
         for number, row in iterate_file(Path(file)):
-            yield {ROW_COLUMN: number, FILE_COLUMN: file, **row}
-
-
-def _encoded_rows(files: list[tuple[str, int, int]]) -> Iterator[Row]:
-    for file, _, _ in files:
-        for number, row in iterate_file(Path(file)):
-            # Rows stay JSON text because Arrow would refuse mixed types and fill up the keys of objects.
-            yield {ROW_COLUMN: number, FILE_COLUMN: file, _JSON_COLUMN: json.dumps(row, default=str)}
+            yield {ROW_COLUMN: number, FILE_COLUMN: file, BEFORE_COLUMN: before}, row
+        before += number
 
 
 def _decode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     rows = [json.loads(text) for text in batch[_JSON_COLUMN]]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
-    return {ROW_COLUMN: batch[ROW_COLUMN], FILE_COLUMN: batch[FILE_COLUMN], **columns}
+    return {name: batch[name] for name in _PLACE} | columns
 
 
 def _read_folder(
@@ -220,6 +232,9 @@ def _number_one(row: Row, index: int) -> Row:
 
 
 def _missing(path: Path) -> DataError:
+    if path.is_symlink():
+        fix = "mend the link, or give the path of the file itself"
+        return DataError("a link leads nowhere", file=str(path), value=str(path.readlink()), fix=fix)
     folder = path.parent
     nearby = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
     close = difflib.get_close_matches(path.name, nearby, 1)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from lit_align.data.places import Places
 
 _SHOWN = 20
 """Row numbers that are kept for each thing that happened."""
@@ -16,7 +19,11 @@ EVENTS = {
     "truncated": "cut to the limits on length",
     "prompt_truncated": "of these, the prompt, from the left",
     "eos_lost": "of these, the completion, so that the end of its turn was lost",
-    "boundary_mismatches": "prompt alone gives other tokens than with its completion",
+    "boundary_mismatches": (
+        "prompt alone gives other tokens than with its completion "
+        "(end plain prompts without a space and begin completions with it, or set data.separator; "
+        "see what a chat template does with `lit-align preview`)"
+    ),
     "special_strings": "special-token strings in the words (kept as text in conversations, tokens in plain text)",
     "double_bos": "a second BOS was removed",
 }
@@ -24,7 +31,7 @@ EVENTS = {
 
 
 class Tally:
-    """A count and the first rows that it counts."""
+    """A count and the first rows that it counts, by their numbers in the set."""
 
     def __init__(self, total: int = 0, rows: list[int] | None = None, more: bool = False) -> None:
         self.total = total
@@ -42,13 +49,18 @@ class Tally:
         else:
             self.more = True
 
-    def to_dict(self) -> dict[str, Any]:
-        """The count and the rows, for JSON."""
+    def to_state(self) -> dict[str, Any]:
+        """The count and the rows by their numbers, from which `Tally` is restored."""
         return {"total": self.total, "rows": self.rows, "more": self.more}
 
-    def to_text(self) -> str:
+    def to_dict(self, places: Places) -> dict[str, Any]:
+        """The count and the rows, for JSON; with several files, a row is "file:row"."""
+        rows = [places.label(row) for row in self.rows] if places.names_files else self.rows
+        return {**self.to_state(), "rows": rows}
+
+    def to_text(self, places: Places) -> str:
         """The count with row numbers."""
-        rows = ", ".join(map(str, self.rows)) + (", ..." if self.more else "")
+        rows = ", ".join(map(places.label, self.rows)) + (", ..." if self.more else "")
         return f"{self.total} (rows {rows})" if rows else str(self.total)
 
 
@@ -85,7 +97,8 @@ class DataReport:
     """
 
     def __init__(self, source: str = "", format: str = "") -> None:
-        self.source = source
+        self.places = Places(source)
+        """Where the rows stand that are counted here."""
         self.format = format
         self.read = 0
         self.kept = 0
@@ -99,6 +112,11 @@ class DataReport:
         """By how much chosen responses were judged better, to three digits, where the data say so."""
         self.notes: list[str] = []
         """Further lines: the split, what batching leaves out."""
+
+    @property
+    def source(self) -> str:
+        """File, folder or hub name."""
+        return self.places.source
 
     def drop(self, row: int, reason: str) -> None:
         """Count a row that is not used."""
@@ -120,9 +138,7 @@ class DataReport:
             "format": self.format,
             "read": self.read,
             "kept": self.kept,
-            "dropped": _tallies(self.dropped),
-            "left_out": _tallies(self.left_out),
-            **_tallies(self.events),
+            **self._tallies(lambda tally: tally.to_dict(self.places)),
             "prompt_tokens": self.prompts.quantiles(),
             "completion_tokens": self.completions.quantiles(),
             "margins": self.margins.quantiles() if self.margins.counts else {},
@@ -132,12 +148,19 @@ class DataReport:
     def to_state(self) -> dict[str, Any]:
         """`to_dict` and what it takes to restore the report."""
         counts = {name: dict(getattr(self, name).counts) for name in ("prompts", "completions", "margins")}
-        return {**self.to_dict(), "lengths": counts}
+        files = list(self.places.files.items())
+        return {**self.to_dict(), **self._tallies(Tally.to_state), "lengths": counts, "files": files}
+
+    def _tallies(self, convert: Callable[[Tally], dict[str, Any]]) -> dict[str, Any]:
+        groups = {"dropped": self.dropped, "left_out": self.left_out}
+        converted = {group: {name: convert(tally) for name, tally in of.items()} for group, of in groups.items()}
+        return {**converted, **{name: convert(tally) for name, tally in self.events.items()}}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> DataReport:
         """Restore what `to_state` gave, also after a way through JSON."""
         report = cls(state["source"], state["format"])
+        report.places.files = dict(state["files"])
         report.read, report.kept, report.notes = state["read"], state["kept"], list(state["notes"])
         report.dropped = {reason: Tally(**tally) for reason, tally in state["dropped"].items()}
         report.left_out = {reason: Tally(**tally) for reason, tally in state["left_out"].items()}
@@ -151,9 +174,10 @@ class DataReport:
     def to_text(self) -> str:
         """The report for people: what was kept, what was not and why, and how long things are."""
         lines = [f"{self.source}: {self.format}", f"  rows: {self.read} read, {self.kept} kept"]
-        lines += [f"  dropped, {reason}: {tally.to_text()}" for reason, tally in self.dropped.items()]
-        lines += [f"  not used, {reason}: {tally.to_text()}" for reason, tally in self.left_out.items()]
-        lines += [f"  {EVENTS[name]}: {tally.to_text()}" for name, tally in self.events.items() if tally.total]
+        named = {f"dropped, {reason}": tally for reason, tally in self.dropped.items()}
+        named |= {f"not used, {reason}": tally for reason, tally in self.left_out.items()}
+        named |= {EVENTS[name]: tally for name, tally in self.events.items() if tally.total}
+        lines += [f"  {words}: {tally.to_text(self.places)}" for words, tally in named.items()]
         for name, lengths in (("prompt", self.prompts), ("completion", self.completions)):
             if lengths.counts:
                 values = " / ".join(map(str, lengths.quantiles().values()))
@@ -182,7 +206,3 @@ def publish(reports: dict[str, DataReport], folder: Path) -> None:
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(saved, indent=1), encoding="utf-8")
     os.replace(draft, path)
-
-
-def _tallies(tallies: dict[str, Tally]) -> dict[str, dict[str, Any]]:
-    return {name: tally.to_dict() for name, tally in tallies.items()}

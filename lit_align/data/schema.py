@@ -22,6 +22,7 @@ from lit_align.data.canonical import (
 )
 from lit_align.data.fields import Fields, is_json_list
 from lit_align.data.formats import FORMATS, FormatSpec, most
+from lit_align.data.suggest import in_words, suggest_mapping
 
 __all__ = ["CanonicalRow", "Completion", "Dropped", "Format", "Message", "Rules", "normalise", "recognise"]
 
@@ -74,12 +75,15 @@ def recognise(
     if name is None:
         _check_spelling(spec, usual, rows, mapping, file)
     if spec is None:
-        raise _unknown_columns(found, candidates, file)
+        raise _unknown_columns(found, rows, name, file)
     read = set(spec.columns())
+    conversational = spec.always_conversational or any(_are_messages(rows, body) for body in spec.bodies)
+    if name is None:
+        _check_unread(spec, conversational, found, rows, mapping, wanted, file)
     return Format(
         spec.name,
         spec.kind,
-        spec.always_conversational or any(_are_messages(rows, body) for body in spec.bodies),
+        conversational,
         used=tuple(column for column in found if column in read),
         ignored=tuple(column for column in found if column not in read),
     )
@@ -166,7 +170,8 @@ def _checked_mapping(mapping: Mapped, columns: Sequence[str], file: str) -> Mapp
                 file=file,
                 field=source,
                 value=f"columns {', '.join(columns)}",
-                fix=f"{hint}name one of the columns of the file",
+                fix=f"{hint}name one of the columns of the file; where the configuration's {in_words(mapping)} was "
+                "made for other data, clear it with --data.columns null",
             )
     return mapping
 
@@ -213,26 +218,56 @@ def _check_spelling(
                 )
 
 
+def _check_unread(
+    spec: FormatSpec,
+    conversational: bool,
+    found: list[str],
+    rows: Sequence[Mapping[str, Any]],
+    mapping: Mapped,
+    wanted: DataKind | None,
+    file: str,
+) -> None:
+    """Refuse to pass over a prompt, or responses, that seem to stand under another name."""
+    suggested = suggest_mapping(found, rows)
+    hides_prompt = "prompt" in spec.optional and not conversational and "prompt" not in found
+    hides_responses = spec.kind is DataKind.PROMPTS and wanted not in (None, DataKind.PROMPTS)
+    if not suggested or set(suggested) & set(mapping) or not (hides_prompt or hides_responses):
+        return
+    without = in_words(dict.fromkeys(suggested))
+    raise DataError(
+        f"the {'prompt' if hides_prompt else 'response'} seems to stand in a column of another name",
+        file=file,
+        field=", ".join(suggested.values()),
+        value=f"columns {', '.join(found)}",
+        fix=f"set {in_words(suggested)}; if it is something else, set {without}",
+    )
+
+
 def _outranks(one: FormatSpec, other: FormatSpec | None) -> bool:
     if other is None or set(other.required) < set(one.required):
         return True
     return one.kind in _PREFERENCES and other.kind not in _PREFERENCES
 
 
-def _unknown_columns(found: list[str], candidates: Sequence[FormatSpec], file: str) -> DataError:
+def _unknown_columns(found: list[str], rows: Sequence[Mapping[str, Any]], name: str | None, file: str) -> DataError:
     def distance(spec: FormatSpec) -> float:
         return len(spec.missing(found)) / len(spec.required)
 
-    nearest = min(candidates, key=lambda spec: (distance(spec), spec.fits is not None))
-    have = f"'{nearest.name}' lacks only {', '.join(nearest.missing(found))}. " if distance(nearest) < 1 else ""
-    lines = [f"    {spec.name}: {', '.join(spec.required)}" for spec in candidates]
-    return DataError(
-        "the columns are of no format that lit-align reads",
-        file=file,
-        field=", ".join(found),
-        value=f"columns {', '.join(found) or '(none)'}",
-        fix=f"{have}name columns with data.columns={{prompt: <your column>, ...}}; accepted are\n" + "\n".join(lines),
-    )
+    if name is not None:
+        missing = ", ".join(_BY_NAME[name].missing(found))
+        what = f"the rows are not of the data.format '{name}'"
+        why = f"it needs {missing}" if missing else "its columns hold other things"
+        fix = f"{why}; leave data.format out to have the format recognised (--data.format null)"
+    else:
+        nearest = min(FORMATS, key=lambda spec: (distance(spec), spec.fits is not None))
+        what = "the columns are of no format that lit-align reads"
+        suggested = suggest_mapping(found, rows)
+        lacking = f"'{nearest.name}' lacks only {', '.join(nearest.missing(found))}. " if distance(nearest) < 1 else ""
+        mapped = in_words(suggested) if suggested else "data.columns={prompt: <your column>, ...}"
+        lines = [f"    {spec.name}: {', '.join(spec.required)}" for spec in FORMATS]
+        fix = f"{'' if suggested else lacking}name columns with {mapped}; accepted are\n" + "\n".join(lines)
+    value = f"columns {', '.join(found) or '(none)'}"
+    return DataError(what, file=file, field=", ".join(found), value=value, fix=fix)
 
 
 def _are_messages(rows: Sequence[Mapping[str, Any]], column: str) -> bool:

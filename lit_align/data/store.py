@@ -33,6 +33,8 @@ _SCHEMA = pa.schema(
         ("margins", pa.list_(pa.float64())),
         ("label", pa.bool_()),
         ("reference_logps", pa.list_(pa.float64())),
+        ("scores", pa.list_(pa.float64())),
+        ("truncated", pa.list_(pa.bool_())),
         ("group", pa.int64()),
         ("responses", pa.int32()),
         ("longest", pa.int32()),

@@ -40,8 +40,7 @@ class Tokeniser:
             completion leaves, at least half.
         on_overlong: stop, drop the row, or cut the prompt from the left and the completion from the right.
         end_tokens: ids besides EOS at which the model stops; a turn that ends with one needs no EOS.
-        source: name of the data, for errors.
-        report: where to count.
+        report: where to count; it also knows where rows stand, for errors.
 
     Raises:
         ConfigError: the tokenizer cannot be used, or the limits leave no room.
@@ -57,7 +56,6 @@ class Tokeniser:
         max_prompt_length: int | None = None,
         on_overlong: OnOverlong = "truncate",
         end_tokens: Sequence[int] = (),
-        source: str = "",
         report: DataReport | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
@@ -70,14 +68,13 @@ class Tokeniser:
             raise ConfigError(
                 "The limits on length leave no room for a completion.",
                 got=f"max_length {max_length}, max_prompt_length {max_prompt_length}",
-                fix="Set data.max_prompt_length below data.max_length.",
+                fix="Set data.max_prompt_length below data.max_length, and data.max_length to 2 at least.",
             )
         self.on_overlong = on_overlong
         self.specials = Specials(
             tokenizer.bos_token_id, tokenizer.eos_token_id, frozenset([tokenizer.eos_token_id, *end_tokens])
         )
-        self.source = source
-        self.report = DataReport(source) if report is None else report
+        self.report = DataReport() if report is None else report
         self._special = re.compile("|".join(map(re.escape, self.renderer.special)) or r"(?!)")
 
     def __call__(self, row: CanonicalRow) -> Example | Dropped:
@@ -104,8 +101,9 @@ class Tokeniser:
         try:
             return [self.renderer.prompt(row)] if self.kind is DataKind.PROMPTS else self.renderer.responses(row)
         except DataError as error:
+            file, number = self.report.places.find(row.row)
             raise DataError(
-                error.what, file=self.source, row=row.row, field=error.field, value=error.value, fix=error.fix
+                error.what, file=file, row=number, field=error.field, value=error.value, fix=error.fix
             ) from error
 
     def _encode(self, texts: Sequence[Rendered]) -> list[Encoded]:
@@ -176,6 +174,9 @@ class Tokeniser:
         if self.kind is not DataKind.PROMPTS and not all(response.scored for response in fitted):
             return self._drop(row, NOTHING_TO_SCORE)
         example = self._assemble(row, fitted)
+        if self.kind is DataKind.RESPONSES:
+            cut = [response.prompt_cut or response.completion_cut for response in fitted]
+            example = example._replace(scores=row.scores, truncated=cut)
         if self.kind is DataKind.PAIRS and not example.pairs:
             return self._drop(row, IDENTICAL_TOKENS)
         mismatch = any(
@@ -201,10 +202,11 @@ class Tokeniser:
         prompt, room = max(response.prompt for response in responses), self._prompt_room(responses)
         longest = max(len(response.ids) for response in responses)
         if self.on_overlong == "error":
+            file, number = self.report.places.find(row.row)
             raise DataError(
                 "A row is longer than the limits.",
-                file=self.source,
-                row=row.row,
+                file=file,
+                row=number,
                 value=f"prompt {prompt} of {room} tokens, in all {longest} of {self.max_length}",
                 fix="Raise data.max_length or data.max_prompt_length, or set data.on_overlong: truncate or drop.",
             )

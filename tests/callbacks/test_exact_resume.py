@@ -256,10 +256,17 @@ STRATEGIES = {
 }
 
 
+class OwnNoise(Callback):
+    """Random numbers that differ between ranks, as after a rank has drawn more of them than another."""
+
+    def on_train_start(self, trainer, pl_module):
+        torch.manual_seed(trainer.global_rank)
+
+
 def rank_run(folder, strategy="ddp", batch=None, **settings):
     """Losses and weights of one rank; with `batch`, it saves there, without it goes on from what was saved."""
     saved = folder / "saved.ckpt"
-    extra, path = ([], str(saved)) if batch is None else ([SaveAt(batch, saved)], None)
+    extra, path = ([], str(saved)) if batch is None else ([SaveAt(batch, saved), OwnNoise()], None)
     module = train(folder, *extra, ckpt_path=path, devices=2, strategy=STRATEGIES[strategy](), **settings)
     weights = [getattr(p, "full_tensor", lambda p=p: p)() for p in module.policy.parameters()]
     return module.losses, [weight.tolist() for weight in weights]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from lit_align.callbacks import NonFiniteGuard
+from lit_align.callbacks import NonFiniteGuard, RunCheckpoint
 from lit_align.callbacks.non_finite_guard import NonFiniteError
 from lit_align.core.errors import ConfigError
 from tests.callbacks.toy import Kill, ToyModule, assert_same_run, rows, train
@@ -128,6 +128,35 @@ def test_a_killed_run_counts_on(tmp_path):
     assert again.skipped == 4
 
 
+def test_patience_goes_on_after_a_restart(tmp_path):
+    """Steps 3 to 6 are bad; a run that resumes after step 4 has two of three steps of patience behind it."""
+    order = torch.randperm(26, generator=torch.Generator().manual_seed(0)).tolist()
+    poison = {order[2 * batch] + 1: NAN for batch in (2, 3, 4, 5)}
+    checkpoint = RunCheckpoint(every_n_steps=4, keep=-1)
+    train(tmp_path, NonFiniteGuard("skip", 3), module=ToyModule(poison), checkpoint=checkpoint, max_steps=4)
+    with pytest.raises(NonFiniteError, match="at optimiser step 6 after 3 skipped steps in a row"):
+        train(tmp_path, NonFiniteGuard("skip", 3), module=ToyModule(poison), ckpt_path="last", **QUIET)
+
+
+class LossWithoutGradient(ToyModule):
+    """The loss of row 7 is not a number although its gradient is, so the other ranks do not see it."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + (NAN if 7 in batch["row"] else 0.0)
+
+
+def lone_run(folder):
+    guard = NonFiniteGuard("skip")
+    module = train(folder, guard, module=LossWithoutGradient(), devices=2, strategy="ddp", **QUIET)
+    return guard.skipped, weights(module)
+
+
+def test_what_one_rank_sees_all_ranks_leave_out(tmp_path):
+    (skipped, mine), (others_skipped, others) = launch(lone_run, tmp_path)
+    assert skipped == others_skipped == 1
+    assert torch.equal(mine, others)
+
+
 def rank_run(folder, action, sharded):
     guard = NonFiniteGuard(action)
     module = ToyModule(poison={7: NAN})
@@ -155,6 +184,7 @@ def test_half_precision_leaves_gradients_to_the_scaler(tmp_path):
             self.policy[0].bias.grad[3] = INF
 
     class Half:
+        datamodule = None
         precision = "16-mixed"
         world_size = 1
         global_step = 0

@@ -108,6 +108,17 @@ def test_the_step_of_the_last_refresh_is_in_the_checkpoint(tmp_path):
     assert saved["callbacks"]["ReferenceSync"] == {"refreshed_at": 6}
 
 
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_resumed_run_does_not_refresh_again(tmp_path, step):
+    """Where it starts on the step of a refresh, the first micro-batch ends with the step's number unchanged."""
+    settings = {"accumulate_grad_batches": 2, "max_epochs": 1}
+    sync, again = ReferenceSync(0.6, 4), ReferenceSync(0.6, 4)
+    whole = train(tmp_path, sync, checkpoint=RunCheckpoint(every_n_steps=2, keep=-1), **settings)
+    resumed = train(tmp_path, again, ckpt_path=str(tmp_path / "checkpoints" / f"step={step}.ckpt"), **settings)
+    assert torch.equal(vector(resumed.reference), vector(whole.reference))
+    assert again.refreshed_at == sync.refreshed_at == 4
+
+
 def sharded_run(folder, sharded):
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1) if sharded else "ddp"
     module = train(

@@ -126,9 +126,9 @@ def test_the_neighbour_is_the_next_with_another_prompt():
     assert MISMATCHED.draw(data, [0]) == Drawn([data[0]], data[3])
     assert MISMATCHED.draw(data, [0, 1]) == Drawn(data[:2], data[3])
     assert MISMATCHED.draw(data, [3]) == Drawn([data[3]], data[0])
-    assert MISMATCHED.draw(data, [1, 3]) == Drawn([data[1], data[3]])
+    assert MISMATCHED.draw(data, [1, 3]) == Drawn([data[1], data[3]], indices=[1, 3])
     assert MISMATCHED.draw(data[:3], [1]) == Drawn([data[1]])
-    assert Collator(DataKind.UNPAIRED, Layout.PACKED).draw(data, [0]) == Drawn([data[0]])
+    assert Collator(DataKind.UNPAIRED, Layout.PACKED).draw(data, [0]) == Drawn([data[0]], indices=[0])
 
 
 def test_mismatched_rows_keep_masks_and_the_limit_on_length():

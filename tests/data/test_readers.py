@@ -90,10 +90,22 @@ def test_line_numbers_count_lines_of_the_file(tmp_path: Path):
     assert numbers(read_rows(path, streaming=True)) == [2, 4]
 
 
-def test_trailing_blank_lines_and_a_byte_order_mark(tmp_path: Path):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n\r\n \n')
-    assert plain(read_rows(path, streaming=True)) == [{"a": 1}, {"a": 2}]
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rows.jsonl", '{"a": "1"}\r\n\r\n \n{"a": "2"}\r\n\r\n \n'),
+        ("rows.csv", "a\r\n1\r\n\r\n \n2\r\n\r\n \n"),
+        ("rows.csv", '\n\na,b\r\n1,\r\n\n"2",\n \n'),
+    ],
+)
+def test_blank_lines_are_passed_over_and_counted(tmp_path: Path, name, text):
+    path = tmp_path / name
+    path.write_text("\ufeff" + text, encoding="utf-8", newline="")
+    rows = list(read_rows(path, streaming=True))
+    assert [row["a"] for row in rows] == ["1", "2"]
+    lines = text.split("\n")
+    assert ["1" in lines[n - 1] for n in numbers(rows)] == [True, False]
+    assert all(lines[n - 1].strip() for n in numbers(rows))
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path):

@@ -10,9 +10,10 @@ from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError, DataError
 from lit_align.data.canonical import CanonicalRow
 from lit_align.data.marks import Marks
+from lit_align.data.report import DataReport
 from lit_align.data.templates import BUILT_IN, resolve_template
 from tests.data import tokenizers as tk
-from tests.data.test_tokenise import (
+from tests.data.tokenised import (
     CORPUS,
     SFT,
     assistant,
@@ -59,7 +60,7 @@ def test_a_row_of_all_private_use_characters():
 )
 def test_what_a_template_does_not_show_is_an_error(row, field, kind):
     with pytest.raises(DataError, match=rf"f.jsonl, row 1, field '{field}'[\s\S]*data.chat_template") as caught:
-        make(tk.byte_tokenizer(ONLY_TURNS), kind, source="f.jsonl")(row)
+        make(tk.byte_tokenizer(ONLY_TURNS), kind, report=DataReport("f.jsonl"))(row)
     assert caught.value.value in ("Be brief.", "search")
 
 

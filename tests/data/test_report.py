@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from lit_align.data.places import Places
 from lit_align.data.report import DataReport, Lengths, Tally, publish
 
 
@@ -30,9 +31,9 @@ def test_tally_keeps_the_first_twenty_rows():
     tally = Tally()
     for row in range(1, 21):
         tally.add(row)
-    assert tally.to_text() == f"20 (rows {', '.join(map(str, range(1, 21)))})"
+    assert tally.to_text(Places()) == f"20 (rows {', '.join(map(str, range(1, 21)))})"
     tally.add(21)
-    assert tally.to_text().endswith(", 20, ...)")
+    assert tally.to_text(Places()).endswith(", 20, ...)")
     assert tally.total == 21
 
 
@@ -40,7 +41,7 @@ def test_tally_names_a_row_once():
     tally = Tally()
     tally.add(3, times=5)
     tally.add(3)
-    assert tally.to_text() == "6 (rows 3)"
+    assert tally.to_text(Places()) == "6 (rows 3)"
 
 
 def test_quantiles_are_lengths_that_occur():

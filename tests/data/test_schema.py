@@ -124,7 +124,20 @@ def test_labelled(case):
 
 @pytest.mark.parametrize(
     ("value", "flag"),
-    [(True, True), (False, False), (1, True), (0, False), ("True", True), ("false", False), ("1", True), ("0", False)],
+    [
+        (True, True),
+        (False, False),
+        (1, True),
+        (0, False),
+        (1.0, True),
+        (-0.0, False),
+        ("True", True),
+        ("false", False),
+        ("1", True),
+        ("0", False),
+        ("1.0", True),
+        ("0.0", False),
+    ],
 )
 def test_labels_that_can_be_read(value, flag: bool):
     assert read({"prompt": "Q?", "completion": "a", "label": value})[2].label is flag
