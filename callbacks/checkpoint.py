@@ -20,9 +20,10 @@ from lit_align.core.checkpoint_io import (
     temporary,
 )
 from lit_align.core.errors import ConfigError
+from lit_align.core.steps import OptimizerStepCallback
 
 
-class RunCheckpoint(ModelCheckpoint):
+class RunCheckpoint(OptimizerStepCallback, ModelCheckpoint):
     """Saves to `<default_root_dir>/checkpoints/step=<n>.ckpt` and keeps the newest few.
 
     `--ckpt_path last` goes on from the newest complete one. Checkpoints are written between optimiser steps, and
@@ -85,7 +86,6 @@ class RunCheckpoint(ModelCheckpoint):
         self.save_on_train_end = save_on_train_end
         # Names of this run's files, oldest first: files of other runs in the folder are never deleted.
         self._kept: list[str] = []
-        self._step = 0
         # A checkpoint is wanted, and written as soon as the step has nothing left to do.
         self._due = False
 
@@ -101,26 +101,31 @@ class RunCheckpoint(ModelCheckpoint):
             remove_stale(self.dirpath)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count optimiser steps from where training starts; a new run sets aside what an earlier one has left."""
+        """A new run sets aside what an earlier one has left."""
         super().on_train_start(trainer, pl_module)
-        # Not earlier: sharded strategies restore so late that a resumed run cannot be told from a new one before.
-        new = trainer.ckpt_path is None and trainer.global_step == 0 and not trainer.fast_dev_run
-        if new and trainer.is_global_zero:
-            assert self.dirpath is not None
-            old = set_aside(self.dirpath)
-            if old is not None:
-                print(f"checkpoints of an earlier run were moved to {old}", flush=True)
+        # Not in `setup`: sharded strategies restore so late that a resumed run cannot be told from a new one there.
+        if trainer.ckpt_path is None:
+            self.part_from_earlier_run(trainer)
         trainer.strategy.barrier("RunCheckpoint")
-        self._step = trainer.global_step
         self._due = False
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save if the optimiser has stepped, a checkpoint is due and the step is over."""
-        if trainer.global_step == self._step:
+    def part_from_earlier_run(self, trainer: Trainer) -> None:
+        """Set aside the checkpoints that stand in the folder, where training starts at its first step.
+
+        `AlignTrainer` asks for this before it reads data and builds the model; a run that is killed meanwhile would
+        else leave the earlier one's checkpoints to be taken for its own.
+
+        Args:
+            trainer: about to train without a checkpoint.
+        """
+        if trainer.global_step > 0 or trainer.fast_dev_run or not trainer.is_global_zero:
             return
-        self._step = trainer.global_step
+        old = set_aside(self._folder(trainer))
+        if old is not None:
+            print(f"checkpoints of an earlier run were moved to {old}", flush=True)
+
+    def after_optimizer_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if a checkpoint is due and the step is over."""
         self._due |= bool(self.every_n_steps) and self._step % self.every_n_steps == 0
         self._due |= self.save_on_train_end and _stops_at_this_step(trainer)
         if not (trainer.is_last_batch or _validation_follows(trainer)):

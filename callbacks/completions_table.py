@@ -11,10 +11,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedTokenizerBase
 
-from lit_align.callbacks.stepping import OptimizerStepCallback
 from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError
 from lit_align.core.gathering import gathered
+from lit_align.core.steps import OptimizerStepCallback
 from lit_align.data.pipeline import Pipeline, Recipe
 from lit_align.data.report import DataReport
 from lit_align.evaluation.jsonl_file import JsonlFile

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lit_align.callbacks.stepping import OptimizerStepCallback
 from lit_align.core.errors import ConfigError
+from lit_align.core.steps import OptimizerStepCallback
 
 if TYPE_CHECKING:
     from lit_align.core.module import AlignmentModule

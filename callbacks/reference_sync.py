@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lit_align.callbacks.stepping import OptimizerStepCallback
 from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
+from lit_align.core.steps import OptimizerStepCallback
 
 if TYPE_CHECKING:
     from lit_align.core.forward import Scorer
@@ -86,7 +86,8 @@ class ReferenceSync(OptimizerStepCallback):
         """Warn where training ends before the first refresh."""
         super().on_train_start(trainer, pl_module)
         total = trainer.estimated_stepping_batches
-        if total < self.every_n_steps:
+        # Lightning gives -1 for a stream that only `max_epochs` ends.
+        if 0 <= total < self.every_n_steps:
             rank_zero_warn(
                 f"ReferenceSync(every_n_steps={self.every_n_steps}) will not refresh the reference: "
                 f"training ends after {total:.0f} optimiser steps."

@@ -17,9 +17,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
+from transformers.utils.logging import disable_progress_bar
 
 import lit_align.callbacks
 import lit_align.methods
+from lit_align.core.checkpoint_io import newest_checkpoint
 from lit_align.core.errors import AlignError, ConfigError
 from lit_align.core.module import AlignmentModule
 from lit_align.data.module import PreferenceDataModule
@@ -44,7 +46,7 @@ _SECTIONS = ("seed_everything", "model", "data", "trainer")
 """What a configuration holds for every verb."""
 
 
-_OF_THE_SOURCE = ("validation", "test", "convert")
+_OF_THE_SOURCE = ("validation", "test", "predict", "convert", "columns", "format")
 """Settings of `data` that go with one source of training data, and not with another."""
 
 
@@ -78,7 +80,7 @@ class LitAlignCLI(LightningCLI):
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
         # Classes of the user's own; last, so that no file here hides a library.
         sys.path.append(os.getcwd())
-        _silence_noise()
+        silence_noise()
         super().__init__(
             model_class=AlignmentModule,
             datamodule_class=PreferenceDataModule,
@@ -173,15 +175,19 @@ class LitAlignCLI(LightningCLI):
             return
         # From here on the trainer knows the name of its run folder.
         self.trainer.strategy.connect(self.model)
+        folder = self.trainer.default_root_dir
         if any(c._find_last_checkpoints(self.trainer) for c in self.trainer.checkpoint_callbacks):
             return
+        earlier = newest_checkpoint(Path(folder) / "checkpoints.old")
         if self.subcommand == "fit":
-            rank_zero_only(print)(f"no checkpoint yet in {self.trainer.default_root_dir}: starting at step 0")
+            aside = f" (an earlier run's newest is {earlier})" if earlier else ""
+            rank_zero_only(print)(f"no checkpoint yet in {folder}: starting at step 0{aside}")
         else:
+            other = f"name an earlier run's with --ckpt_path {earlier}" if earlier else "train first"
             raise ConfigError(
                 "there is no complete checkpoint to go on from",
-                got=f"--ckpt_path last with the run folder {self.trainer.default_root_dir}",
-                fix="train first, set trainer.default_root_dir, or leave --ckpt_path out for the policy as it is",
+                got=f"--ckpt_path last with the run folder {folder}",
+                fix=f"{other}, set trainer.default_root_dir, or leave --ckpt_path out for the policy as it is",
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -241,7 +247,8 @@ def _data_settings(arguments: Sequence[str]) -> Iterator[tuple[bool, dict[str, A
                 data = read_yaml(Path(value).parent / data)
             yield True, data if isinstance(data, dict) else {}
         elif flag.startswith("--data."):
-            flags[flag.removeprefix("--data.")] = value
+            # One entry of a mapping, as in --data.columns.prompt, counts for the whole.
+            flags[flag.removeprefix("--data.").partition(".")[0]] = value
     yield False, flags
 
 
@@ -319,8 +326,11 @@ def main(argv: list[str]) -> None:
     LitAlignCLI(argv)
 
 
-def _silence_noise() -> None:
+def silence_noise() -> None:
     """Drop messages that concern our libraries, or advertise; not one that a user could act on."""
+    if not sys.stderr.isatty():
+        # In a file, the bars of files that are read in an instant would hide what there is to see.
+        disable_progress_bar()
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message)

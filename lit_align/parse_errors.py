@@ -93,6 +93,8 @@ def _unknown_argument(complaint: _Complaint, match: re.Match[str]) -> ConfigErro
 
 def _unknown_option(complaint: _Complaint, match: re.Match[str]) -> ConfigError:
     name = match[1].lstrip("-").split("=", 1)[0]
+    if not match[1].startswith("-") and "unrecognized" in match[0]:
+        return ConfigError(f"'{name}' is one argument too many", fix="options begin with --; --help lists them")
     section, dot, rest = name.partition(".")
     sections = {option.split(".", 1)[0] for option in complaint.options}
     if dot and section not in sections:
@@ -101,6 +103,16 @@ def _unknown_option(complaint: _Complaint, match: re.Match[str]) -> ConfigError:
     else:
         fix = _did_you_mean(name, complaint.options, "--help lists the options")
     return ConfigError(f"Option '{name}' is not accepted; {fix}")
+
+
+def _unknown_choice(complaint: _Complaint, match: re.Match[str]) -> ConfigError:
+    known = re.findall(r"[\w-]+", match[2])
+    hint = _did_you_mean(match[1], known, f"one of: {', '.join(known)}")
+    return ConfigError(f"there is no '{match[1]}'; {hint}")
+
+
+def _no_value(complaint: _Complaint, match: re.Match[str]) -> ConfigError:
+    return ConfigError(f"{match[1]} needs a value", fix=f"{match[1]} VALUE")
 
 
 def _missing(complaint: _Complaint, match: re.Match[str]) -> ConfigError:
@@ -167,6 +179,8 @@ def _plain(kind: str) -> str:
 _ANSWERS: list[tuple[str, Callable[[_Complaint, re.Match[str]], ConfigError]]] = [
     (r"Option '([^']+)' is not accepted(?:\. Got value: Namespace\(class_path='([^']+)')?", _unknown_argument),
     (r"(?:does not accept option '|unrecognized arguments: )([^' ]+)", _unknown_option),
+    (r"invalid choice: '([^']*)' \(choose from (.+)\)", _unknown_choice),
+    (r"argument (\S+): expected one argument", _no_value),
     (r"the following arguments are required: (.+)", _missing),
     (r"is abstract", _abstract),
     (r"given class_path '([^']+)':\n +((?:No module named|module '|cannot import).*)", _not_imported),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,24 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
+from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_align.callbacks import DriftAlarm, ExactResume, NonFiniteGuard, RunCheckpoint
-from lit_align.core.batch import DataKind
+from lit_align.core.batch import DataKind, ResponseBatch
 from lit_align.core.checkpoint_io import AtomicCheckpointIO
 from lit_align.core.fsdp2 import FSDP2Strategy
 from lit_align.core.module import AlignmentModule
 from lit_align.core.ranges import positive
+from lit_align.core.steps import is_logged
 from lit_align.data.module import PreferenceDataModule
+from lit_align.data.places import Places
+from lit_align.evaluation.console import EpochBar, SizeSummary
 from lit_align.evaluation.jsonl_logger import JsonlLogger
-from lit_align.evaluation.predictions import Record, complete_batch, score_batch
+from lit_align.evaluation.predictions import Record, complete_batch, describe_responses, score_batch
 
 RUNS = Path("runs")
 
@@ -43,6 +51,8 @@ class AlignTrainer(Trainer):
         max_time: as DD:HH:MM:SS.
         accumulate_grad_batches: micro-batches per optimiser step.
         enable_checkpointing: False writes no checkpoints.
+        enable_progress_bar: False shows no progress.
+        enable_model_summary: False says nothing about the size of the model.
         barebones: nothing but training, to measure its speed.
         inference_mode: evaluate with tensors that cannot be trained on afterwards; FSDP2 does not survive it.
         use_distributed_sampler: wrap samplers of data that is not ours; PreferenceDataModule shards by itself.
@@ -63,6 +73,8 @@ class AlignTrainer(Trainer):
         max_time: str | timedelta | dict[str, int] | None = None,
         accumulate_grad_batches: int = 1,
         enable_checkpointing: bool | None = None,
+        enable_progress_bar: bool | None = None,
+        enable_model_summary: bool | None = None,
         barebones: bool = False,
         inference_mode: bool = False,
         use_distributed_sampler: bool = False,
@@ -73,6 +85,8 @@ class AlignTrainer(Trainer):
         wanted = with_defaults(given, checkpoints=enable_checkpointing is not False and not barebones)
         if logger is not False and not barebones:
             wanted.insert(0, RunLoggers(logger))
+        if not barebones:
+            wanted += console(given, progress=enable_progress_bar is not False, size=enable_model_summary is not False)
         super().__init__(
             default_root_dir=default_root_dir or str(RUNS),
             logger=False,
@@ -83,11 +97,15 @@ class AlignTrainer(Trainer):
             max_time=max_time,
             accumulate_grad_batches=int(positive("trainer.accumulate_grad_batches", accumulate_grad_batches)),
             enable_checkpointing=enable_checkpointing,
+            enable_progress_bar=enable_progress_bar,
+            # `SizeSummary` or the user's own is among the callbacks.
+            enable_model_summary=None if barebones else False,
             barebones=barebones,
             inference_mode=inference_mode,
             use_distributed_sampler=use_distributed_sampler,
             **kwargs,
         )
+        self._logger_connector = LogsFirstAndLastStep(self)
         # Strategies that write sharded folders bring their own.
         one_file = isinstance(self.strategy, (SingleDeviceStrategy, DDPStrategy))
         if one_file and type(self.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -99,6 +117,14 @@ class AlignTrainer(Trainer):
         if self._folder_is_given or self.lightning_module is None:
             return super().default_root_dir
         return str(RUNS / run_name(type(self.lightning_module)))
+
+    def _run(self, model: LightningModule, ckpt_path: str | Path | None = None, **kwargs: Any) -> Any:
+        """Part from an earlier run in the folder as soon as it is known that training starts anew."""
+        if self.state.fn == TrainerFn.FITTING and ckpt_path is None:
+            for callback in self.checkpoint_callbacks:
+                if isinstance(callback, RunCheckpoint):
+                    callback.part_from_earlier_run(self)
+        return super()._run(model, ckpt_path=ckpt_path, **kwargs)
 
     def generate(
         self,
@@ -142,19 +168,27 @@ class AlignTrainer(Trainer):
         ckpt_path: str | None = None,
         out: str | None = None,
     ) -> list[Record]:
-        """Score the responses of `data.predict` by log-probability or reward, and write JSON lines.
+        """Score the responses of `data.predict` by log-probability or reward, and write a JSON line for each.
 
         Args:
-            model: a method; the data are of the kind that it learns from.
-            datamodule: the data.
+            model: a method; its policy scores.
+            datamodule: the data, of any kind that holds responses: pairs, ranked, labelled or single ones, whatever the
+                method learns from. `convert` is passed over.
             ckpt_path: checkpoint to read, `last` for the newest of the run folder; None: the policy as it is named.
             out: file to write; None: scores.jsonl in the run folder.
 
         Returns:
-            The records that were written, in the order of the data.
+            The records that were written, in the order of the data; for their names and values see
+            `evaluation.predictions`, `describe_responses` and `score_batch`.
         """
-        datamodule.predict_kind = model.data_kind
-        model.predict_function = lambda method, batch: score_batch(method.policy, batch)
+
+        def score(method: AlignmentModule, batch: ResponseBatch) -> list[Record]:
+            examples, tokenizer = datamodule.examples("predict"), datamodule.tokenizer
+            responses = chain(*(describe_responses(examples[index], tokenizer) for index in batch.indices.tolist()))
+            return [about | scores for about, scores in zip(responses, score_batch(method, batch), strict=True)]
+
+        datamodule.predict_kind = DataKind.RESPONSES
+        model.predict_function = score
         return self._predict_to(out, "scores.jsonl", model, datamodule, ckpt_path)
 
     def _predict_to(
@@ -171,7 +205,8 @@ class AlignTrainer(Trainer):
         if self.world_size > 1:
             parts = [None] * self.world_size
             torch.distributed.all_gather_object(parts, mine)
-        records = sorted((record for part in parts for record in part), key=lambda record: record["row"])
+        places = datamodule.reports["predict"].places
+        records = [_located(record, places) for record in sorted(chain(*parts), key=_order)]
         if self.is_global_zero:
             path = Path(out) if out else Path(self.default_root_dir) / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,6 +214,16 @@ class AlignTrainer(Trainer):
             path.write_text(lines, encoding="utf-8")
             print(f"{len(records)} records: {path}")
         return records
+
+
+def _order(record: Record) -> tuple[int, int]:
+    return record["row"], record.get("response", 0)
+
+
+def _located(record: Record, places: Places) -> Record:
+    """A record with a file and the row in it, in place of the number that the row has in the set."""
+    file, row = places.find(record["row"])
+    return {"file": file} | record | {"row": row}
 
 
 def run_name(method: type[LightningModule]) -> str:
@@ -204,6 +249,33 @@ def with_defaults(given: Sequence[Callback], *, checkpoints: bool) -> list[Callb
     if checkpoints and missing(LightningCheckpoint):
         last.append(RunCheckpoint())
     return [*first, *given, *last]
+
+
+def console(given: Sequence[Callback], *, progress: bool, size: bool) -> list[Callback]:
+    """What says in the terminal how a run goes, where the user has given nothing of the kind.
+
+    Args:
+        given: the user's callbacks.
+        progress: whether progress is shown.
+        size: whether the size of the model is shown.
+    """
+    bar: list[Callback] = [EpochBar()] if progress and not any(isinstance(c, ProgressBar) for c in given) else []
+    summary: list[Callback] = [SizeSummary()] if size and not any(isinstance(c, ModelSummary) for c in given) else []
+    return bar + summary
+
+
+class LogsFirstAndLastStep(_LoggerConnector):
+    """Logs the first and the last optimiser step too, so that a run shorter than `log_every_n_steps` leaves metrics."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer)
+        # Lightning would warn that such a run logs nothing.
+        warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")
+
+    @property
+    def should_update_logs(self) -> bool:
+        """Whether the step under way is logged."""
+        return super().should_update_logs or (self.trainer.training and is_logged(self.trainer))
 
 
 class RunLoggers(Callback):

@@ -46,5 +46,8 @@ def tiny_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory) -> str:
-    """A folder with a two-layer random Llama and the tiny tokenizer, as a user would have one."""
-    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    """A folder with a two-layer random Llama and the tiny tokenizer, as a user would have one.
+
+    Its configuration has a dropout, which `dropout: true` turns on.
+    """
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model", attention_dropout=0.1)

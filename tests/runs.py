@@ -58,7 +58,8 @@ def train(
     """Train for two epochs, or until a `Crash`."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    pairs = PreferenceDataModule(write_pairs(root), batch_size=2, cache_dir=str(root / "cache"), **data)
+    settings = {"batch_size": 2, "cache_dir": str(root / "cache")} | data
+    pairs = PreferenceDataModule(write_pairs(root), **settings)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=2,

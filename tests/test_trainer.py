@@ -7,18 +7,25 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lit_align
 from lit_align.callbacks import DriftAlarm, ExactResume, NonFiniteGuard, RunCheckpoint
 from lit_align.core.checkpoint_io import AtomicCheckpointIO
+from lit_align.core.errors import ConfigError
+from lit_align.core.forward import Scorer
 from lit_align.core.fsdp2 import FSDP2Strategy
+from lit_align.core.policy import PolicySpec, build_policy
 from lit_align.evaluation.jsonl_logger import JsonlLogger
+from lit_align.references import Reference
 from lit_align.trainer import AlignTrainer, RunLoggers, run_name
+from tests.helpers import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
@@ -153,14 +160,126 @@ def test_lightnings_trainer_works_too(pairs, tiny_model_dir, tmp_path):
     assert trainer.global_step == 2
 
 
+KINDS = {
+    "pairs": (
+        {"prompt": "say red ", "chosen": "red it is", "rejected": "no"},
+        [{"role": "chosen"}, {"role": "rejected"}],
+    ),
+    "unpaired": ({"prompt": "say red ", "completion": "red", "label": True}, [{"label": True}]),
+    "demonstrations": ({"prompt": "say red ", "completion": "red"}, [{}]),
+    "ranked": (
+        {"prompt": "say red ", "responses": ["no", "red it is", "red"], "scores": [0.5, 2, 1]},
+        [{"given_score": 0.5}, {"given_score": 2.0}, {"given_score": 1.0}],
+    ),
+}
+
+
+def _score(model, file: str, folder: str = "scores", **settings) -> list:
+    data = lit_align.PreferenceDataModule(predict=file, batch_size=3, **settings)
+    return AlignTrainer(logger=False, default_root_dir=folder, **QUIET).score(model, data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["DPO", "SFT", "KTO", "SimPO", "BradleyTerry"])
+def test_any_method_scores_responses_of_any_kind(kind, method, pairs, tiny_model_dir):
+    row, roles = KINDS[kind]
+    Path("rows.jsonl").write_text(json.dumps(row) + "\n")
+    # A conversion of the run's own training data does not concern what is scored.
+    records = _score(getattr(lit_align, method)(policy=tiny_model_dir), "rows.jsonl", convert="pairs_to_unpaired")
+    assert [json.loads(line) for line in Path("scores/scores.jsonl").read_text().splitlines()] == records
+    for number, (record, role) in enumerate(zip(records, roles, strict=True)):
+        about = {"row": 1, "file": "rows.jsonl", "response": number, **role, "truncated": False}
+        assert record.items() >= about.items()
+        assert record["prompt"].endswith("say red ")
+        assert record["completion"].endswith("</s>")
+        kept = {"role", "label", "given_score"} - role.keys()
+        assert not kept & record.keys()
+    scores = {
+        "DPO": {"logps", "mean_logps", "reference_logps", "reward"},
+        "KTO": {"logps", "mean_logps", "reference_logps", "reward"},
+        "SimPO": {"logps", "mean_logps", "reward"},
+        "SFT": {"logps", "mean_logps"},
+        "BradleyTerry": {"reward"},
+    }[method]
+    assert records[0].keys() & {"logps", "mean_logps", "reference_logps", "reward"} == scores
+
+
 def test_scores_are_those_of_the_model(pairs, tiny_model_dir):
-    data = lit_align.PreferenceDataModule(predict=pairs, batch_size=3)
-    model = lit_align.BradleyTerry(policy=tiny_model_dir)
-    records = AlignTrainer(logger=False, **QUIET).score(model, data)
-    assert [record["row"] for record in records] == [1, 2, 3, 4]
-    assert set(records[0]) == {"row", "chosen_score", "rejected_score"}
-    assert len({record["chosen_score"] for record in records}) == 4
-    assert len(Path("runs/bradley_terry/scores.jsonl").read_text().splitlines()) == 4
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    records = _score(lit_align.SimPO(policy=tiny_model_dir, beta=3.0), pairs)
+    assert len(records) == 8
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    for record in records:
+        prompt, ids = (
+            tokenizer(text, add_special_tokens=False).input_ids
+            for text in (record["prompt"], record["prompt"] + record["completion"])
+        )
+        with torch.no_grad():
+            logps = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        expected = logps.gather(-1, torch.tensor(ids[1:])[:, None])[len(prompt) - 1 :]
+        assert record["tokens"] == len(expected)
+        assert record["logps"] == pytest.approx(expected.sum().item(), abs=1e-3)
+        assert record["mean_logps"] == pytest.approx(expected.mean().item(), abs=1e-3)
+        assert record["reward"] == 3.0 * record["mean_logps"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"max_epochs": 1}, [1, 4]),
+        ({"max_epochs": 5, "log_every_n_steps": 8}, [1, 8, 16, 20]),
+        ({"max_steps": 3}, [1, 3]),
+        ({"max_epochs": 3, "accumulate_grad_batches": 3}, [1, 6]),
+        ({"max_epochs": 1, "log_every_n_steps": 0}, []),
+        ({"max_epochs": 1, "limit_train_batches": 1}, [1]),
+    ],
+)
+def test_the_first_and_the_last_step_are_logged(settings, steps, pairs, tiny_model_dir, recwarn):
+    data = lit_align.PreferenceDataModule(pairs, batch_size=1)
+    AlignTrainer(**settings, **QUIET).fit(lit_align.SimPO(policy=tiny_model_dir), data)
+    lines = Path("runs/simpo/metrics.jsonl").read_text().splitlines() if steps else []
+    rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows] == steps
+    assert all("loss" in row for row in rows)
+    assert not any("logging interval" in str(warning.message) for warning in recwarn)
+
+
+class Elsewhere(Reference):
+    """The model in another folder."""
+
+    def build(self, policy, spec):
+        self.scorer = Scorer(build_policy(PolicySpec("other"))).eval()
+
+    def token_logps(self, rows):
+        return self.scorer(rows)
+
+
+def test_implicit_rewards_are_measured_from_the_reference(pairs, tiny_model_dir):
+    other = save_tiny_model(Path("other"), seed=1)
+    before, after = (_score(lit_align.SFT(policy=folder), pairs) for folder in (other, tiny_model_dir))
+    records = _score(lit_align.DPO(policy=tiny_model_dir, reference=Elsewhere(), beta=0.5), pairs)
+    for record, old, new in zip(records, before, after, strict=True):
+        assert record["reference_logps"] == pytest.approx(old["logps"], abs=1e-4)
+        assert record["reward"] == pytest.approx(0.5 * (new["logps"] - old["logps"]), abs=1e-4)
+
+
+def test_rows_of_a_folder_say_their_file_and_what_was_cut(pairs, tiny_model_dir):
+    for name in ("b", "a"):
+        row = {"prompt": f"{name} ", "completion": name * (90 if name == "b" else 1)}
+        Path(f"folder/{name}.jsonl").parent.mkdir(exist_ok=True)
+        Path(f"folder/{name}.jsonl").write_text(json.dumps(row) + "\n")
+    records = _score(lit_align.BradleyTerry(policy=tiny_model_dir), "folder", max_length=32)
+    assert [(record["file"], record["truncated"]) for record in records] == [
+        ("folder/a.jsonl", False),
+        ("folder/b.jsonl", True),
+    ]
+    assert records[1]["completion"] == "b" * (32 - 2)
+
+
+def test_prompts_alone_cannot_be_scored(pairs, tiny_model_dir):
+    Path("prompts.jsonl").write_text(json.dumps({"prompt": "say red "}) + "\n")
+    with pytest.raises(ConfigError, match="nothing to score"):
+        _score(lit_align.DPO(policy=tiny_model_dir), "prompts.jsonl")
 
 
 def test_generation_does_not_depend_on_batches(pairs, tiny_model_dir):

@@ -26,6 +26,8 @@ class DataKind(str, Enum):
     """texts to imitate: prompt and completion, messages, or plain text."""
     PROMPTS = "prompts"
     """prompts only."""
+    RESPONSES = "responses"
+    """responses to be scored, from data of any kind that holds some."""
 
 
 class Layout(str, Enum):
@@ -58,6 +60,10 @@ class Example(NamedTuple):
     """Unpaired data: whether the response is desirable."""
     reference_logps: list[float] | None = None
     """For each response, cached summed log-probability under the reference, nats."""
+    scores: list[float] | None = None
+    """Responses to be scored: what the data say of each, where they are ranked."""
+    truncated: list[bool] | None = None
+    """Responses to be scored: whether each, or its prompt, was cut."""
 
 
 class Segments(NamedTuple):
@@ -183,6 +189,16 @@ class PromptBatch(NamedTuple):
     """[B, T] int64, from lengths."""
     source_rows: Tensor
     """[B] int64."""
+
+
+class ResponseBatch(NamedTuple):
+    """Responses to be scored, whatever their data would teach."""
+
+    rows: Rows
+    indices: Tensor
+    """[B] int64, positions of the examples in their set."""
+    reference_logps: Tensor | None = None
+    """[M] float64, cached summed log-probabilities under the reference, nats."""
 
 
 Batch = PairBatch | LabelBatch | DemonstrationBatch

@@ -23,13 +23,13 @@ from lit_align.core.batch import Batch, Counts, DataKind, Layout
 from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import RewardScorer, Scorer
-from lit_align.core.logged_steps import is_logged
 from lit_align.core.metrics import Meter, all_reduce_sum
 from lit_align.core.optimisation import Schedule, adamw, schedule_factor
 from lit_align.core.outputs import SequenceLogps, Term
 from lit_align.core.policy import PolicySpec, build_policy
 from lit_align.core.ranges import not_negative, up_to_one
 from lit_align.core.sharding import shard
+from lit_align.core.steps import is_logged
 from lit_align.references import Precomputed, Reference, resolve_reference
 from lit_align.references.precomputed import HasExamples
 

@@ -19,6 +19,7 @@ from lit_align.core.modes import evaluating
 from lit_align.core.policy import build_policy, exported_config, load_base, peft_is_quiet
 from lit_align.core.policy_spec import DtypeName, PolicySpec
 from lit_align.core.pretrained import adapter_base, load_tokenizer
+from lit_align.core.score_padding import ScorePadding, score_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +47,8 @@ class SavedPolicy(NamedTuple):
     """Of a token's log-probability (nats), or of a score, between the policy in memory and the folder read back."""
     mean_change: float
     tolerance: float
+    note: str = ""
+    """What has to be known to use it, for people; often nothing."""
 
 
 def save_policy(
@@ -76,6 +79,7 @@ def save_policy(
     folder = Path(folder)
     model, spec = _unwrapped(policy)
     has_adapters = hasattr(model, "peft_config")
+    tokenizer, pad, note = _padding(model, spec, tokenizer, adapters_only=has_adapters and not merge)
     _refuse(model, spec, folder, dtype, adapters_only=has_adapters and not merge)
     partial = temporary(folder)
     shutil.rmtree(partial, ignore_errors=True)
@@ -85,7 +89,7 @@ def save_policy(
             written = _dtype_of(model)
         else:
             whole = _whole_model(model, spec, dtype)
-            _write_model(whole, tokenizer, partial)
+            _write_model(whole, tokenizer, pad, partial)
             written = _dtype_of(whole)
             del whole
         tokenizer.save_pretrained(partial)
@@ -108,6 +112,7 @@ def save_policy(
         largest_change=largest,
         mean_change=float(changes.mean()),
         tolerance=allowed,
+        note=note,
     )
 
 
@@ -195,11 +200,18 @@ def _untie_adapted_head(model: Any) -> None:
     model.config.tie_word_embeddings = False
 
 
-def _write_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _padding(model: Any, spec: PolicySpec, tokenizer: PreTrainedTokenizerBase, *, adapters_only: bool) -> ScorePadding:
+    """The tokenizer to write, the padding token of the configuration, and what to say about them."""
+    if spec.head == "reward":
+        return score_padding(tokenizer, model.config, adapters=adapters_only)
+    own = model.config.pad_token_id
+    return ScorePadding(tokenizer, tokenizer.pad_token_id if own is None else own, "")
+
+
+def _write_model(model: Any, tokenizer: PreTrainedTokenizerBase, pad: int | None, folder: Path) -> None:
     config = exported_config(model)
-    if config.pad_token_id is None:
-        # Without it a sequence classifier refuses batches of more than one text.
-        config.pad_token_id = tokenizer.pad_token_id
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        part.pad_token_id = pad
     replacements = {"config": config}
     if model.can_generate():
         replacements["generation_config"] = _generation_config(model, tokenizer.eos_token_id)

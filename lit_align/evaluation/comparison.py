@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
 from lit_align.core.architectures import resolve_layout
 from lit_align.core.batch import DataKind, PairBatch
 from lit_align.core.forward import Scorer
+from lit_align.core.kinds import pair_up
 from lit_align.core.policy import build_policy
 from lit_align.core.policy_spec import PolicySpec
 from lit_align.core.pretrained import load_tokenizer
 from lit_align.data.collate import Collator, Drawn
 from lit_align.data.module import PreferenceDataModule
-from lit_align.evaluation.predictions import Record, score_batch
 from lit_align.rollouts.hf import Completion, generate
 
 Judge = Callable[[str, str], bool]
@@ -29,8 +29,8 @@ _BATCH = 40
 class Measurement(NamedTuple):
     """One model on held-out data."""
 
-    pairs: list[Record]
-    """For each pair, log-probabilities and lengths of both responses, see `predictions.score_batch`."""
+    pairs: list[dict[str, float]]
+    """For each pair, `chosen_logps` and `rejected_logps`, nats, and `chosen_tokens` and `rejected_tokens`."""
     greedy: list[Completion]
     """For each prompt, the likeliest completion."""
     sampled: list[Completion]
@@ -74,12 +74,24 @@ def measure(
 
 
 @torch.no_grad()
-def score_pairs(scorer: Scorer, data: PreferenceDataModule) -> list[Record]:
+def score_pairs(scorer: Scorer, data: PreferenceDataModule) -> list[dict[str, float]]:
     """Log-probabilities and lengths of the validation pairs, in the order of the data."""
     examples = data.examples("validation", DataKind.PAIRS)
     collate = Collator(DataKind.PAIRS, resolve_layout("auto", scorer.model.config))
-    batches = (examples[start : start + _BATCH] for start in range(0, len(examples), _BATCH))
-    return [record for batch in batches for record in score_batch(scorer, cast("PairBatch", collate(Drawn(batch))))]
+    records: list[dict[str, float]] = []
+    for start in range(0, len(examples), _BATCH):
+        batch = collate(Drawn(examples[start : start + _BATCH]))
+        assert isinstance(batch, PairBatch)
+        pairs = pair_up(scorer.sequence_logps(batch.rows), batch)
+        columns = {
+            "chosen_logps": pairs.chosen,
+            "rejected_logps": pairs.rejected,
+            "chosen_tokens": pairs.chosen_lengths,
+            "rejected_tokens": pairs.rejected_lengths,
+        }
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        records += [dict(zip(columns, pair, strict=True)) for pair in values]
+    return records
 
 
 def compare(

@@ -18,6 +18,10 @@ from lit_align.evaluation.jsonl_file import JsonlFile
 class JsonlLogger(Logger):
     """Appends one JSON object per logging call to `<save_dir>/metrics.jsonl`.
 
+    `step` is the optimiser step in which a line was logged, counted from 1 like those of checkpoints: what was logged
+    in step 20 belongs to `step=20.ckpt`. Lightning counts from 0 for its loggers. A validation inside an accumulation
+    window counts to the step that the window ends with.
+
     Hyperparameters go to `hparams.json` beside it. The `ExactResume` callback saves the file's length with every
     checkpoint and cuts the file back when training resumes, so that the metrics of a run that was killed and
     resumed are those of a run that was not. Only rank 0 writes.
@@ -61,7 +65,7 @@ class JsonlLogger(Logger):
 
         Args:
             metrics: names and scalar values.
-            step: as Lightning counts for its loggers; stands first in the line.
+            step: as Lightning counts for its loggers, from 0.
         """
         self.file.append(self.record(metrics, step))
 
@@ -77,9 +81,9 @@ class JsonlLogger(Logger):
 
     @staticmethod
     def record(metrics: Mapping[str, Any], step: int | None) -> dict[str, Any]:
-        """The object that a line holds: step, epoch, then the metrics in the order of logging."""
+        """The object that a line holds: step (from 1), epoch, then the metrics in the order of logging."""
         values = {name: _plain(value) for name, value in metrics.items()}
-        head = {} if step is None else {"step": step}
+        head = {} if step is None else {"step": step + 1}
         if "epoch" in values:
             head["epoch"] = values.pop("epoch")
         return head | values

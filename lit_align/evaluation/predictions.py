@@ -1,18 +1,23 @@
-"""What `lit-align generate` and `lit-align score` say about a batch: one record per example."""
+"""What `lit-align generate` and `lit-align score` say: one record per prompt, and one per response."""
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lit_align.core.batch import Batch, LabelBatch, PairBatch, PromptBatch
-from lit_align.core.forward import RewardScorer, Scorer
+from lit_align.core.batch import Example, PromptBatch, ResponseBatch
+from lit_align.core.forward import RewardScorer
+from lit_align.core.kinds import PairwiseModule, UnpairedModule
+from lit_align.core.module import AlignmentModule
+from lit_align.core.outputs import PairLogps, SequenceLogps
 from lit_align.rollouts.hf import generate
 
 Record = dict[str, Any]
-"""Begins with `row`, the 1-based row of the data."""
+"""Names and values of one line; `row` is its number in the set."""
 
 
 def complete_batch(
@@ -46,30 +51,82 @@ def complete_batch(
     ]
 
 
-def score_batch(policy: Scorer | RewardScorer, batch: Batch) -> list[Record]:
-    """Score responses: by a reward model's head, or by their summed log-probability, nats.
+def score_batch(method: AlignmentModule, batch: ResponseBatch) -> list[Record]:
+    """Score responses, each once however many pairs it takes part in.
 
     Args:
-        policy: a scorer.
-        batch: pairs, labelled completions or demonstrations.
+        method: its policy scores, a language model or a reward model.
+        batch: responses of M.
 
     Returns:
-        Records with row and, for each response, `score`, or `logps` and `tokens`; with `chosen_` and `rejected_`
-        before these names for pairs.
+        M records with `tokens`, the number of tokens that are scored, and for a reward model `reward`; for a language
+        model `logps`, their summed log-probability, and `mean_logps`, per token, both in nats; where the method has a
+        reference, `reference_logps`; where it defines implicit rewards, `reward`.
     """
+    policy, columns = method.policy, {"tokens": batch.rows.response_lengths}
     if isinstance(policy, RewardScorer):
-        columns = {"score": policy(batch.rows).tolist()}
+        columns["reward"] = policy(batch.rows)
     else:
-        logps = policy.sequence_logps(batch.rows)
-        columns = {"logps": logps.sums.tolist(), "tokens": logps.lengths.tolist()}
-    if isinstance(batch, PairBatch):
-        sides = {"chosen_": batch.chosen.tolist(), "rejected_": batch.rejected.tolist()}
-        columns = {
-            f"{side}{name}": [values[index] for index in indices]
-            for side, indices in sides.items()
-            for name, values in columns.items()
+        logps, reference = policy.sequence_logps(batch.rows), method.reference_logps(batch)
+        columns |= {"logps": logps.sums, "mean_logps": logps.means}
+        if reference is not None:
+            columns["reference_logps"] = reference.sums
+        rewards = implicit_rewards(method, logps, reference)
+        if rewards is not None:
+            columns["reward"] = rewards
+    values = (column.tolist() for column in columns.values())
+    return [dict(zip(columns, response, strict=True)) for response in zip(*values, strict=True)]
+
+
+def implicit_rewards(method: AlignmentModule, policy: SequenceLogps, reference: SequenceLogps | None) -> Tensor | None:
+    """The rewards [M] that a method ascribes to responses, as its metric `rewards/chosen` has them; None: it has none.
+
+    Args:
+        method: the method.
+        policy: log-probabilities under the policy.
+        reference: the same under the reference; None where the method has no reference.
+    """
+    if reference is None:
+        reference = policy._replace(sums=torch.zeros_like(policy.sums))
+    if isinstance(method, PairwiseModule):
+        # Each response as both sides of a pair, of which one is asked for.
+        twice = (PairLogps(logps.sums, logps.sums, logps.lengths, logps.lengths) for logps in (policy, reference))
+        return method.rewards(*twice)[0]
+    return method.beta * (policy.sums - reference.sums) if isinstance(method, UnpairedModule) else None
+
+
+def describe_responses(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[Record]:
+    """Which responses an example holds, one record for each.
+
+    Args:
+        example: of the kind `DataKind.RESPONSES`.
+        tokenizer: the model's.
+
+    Returns:
+        Records with `row`, `response` (from 0; empty ones of the data do not count), what the data say of it
+        (`role`: chosen or rejected; `label`; or `given_score`), `prompt` and `completion` as the model sees them,
+        with special tokens and after cutting, and `truncated`.
+    """
+    truncated = example.truncated or [False] * len(example.ids)
+    return [
+        {
+            "row": example.row,
+            "response": number,
+            **_role(example, number),
+            "prompt": tokenizer.decode(ids[:prompt]),
+            "completion": tokenizer.decode(ids[prompt:]),
+            "truncated": cut,
         }
-    if isinstance(batch, LabelBatch):
-        columns |= {"label": batch.label.tolist()}
-    columns = {"row": batch.source_rows.tolist()} | columns
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        for number, ids, prompt, cut in zip(count(), example.ids, example.prompt_lengths, truncated)
+    ]
+
+
+def _role(example: Example, number: int) -> Record:
+    if example.label is not None:
+        return {"label": example.label}
+    if example.scores is not None:
+        return {"given_score": example.scores[number]}
+    for chosen, rejected in example.pairs:
+        if number in (chosen, rejected):
+            return {"role": "chosen" if number == chosen else "rejected"}
+    return {}

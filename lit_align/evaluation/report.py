@@ -216,25 +216,30 @@ def _histograms(run: RunFiles) -> list[Figure]:
     if given:
         return [histogram(str(h.get("title", "")), str(h.get("unit", "")), dict(h.get("series", {}))) for h in given]
     figures = []
-    for kind, unit in (("logps", "nats"), ("score", "")):
-        margins = _differences(run.scores, f"chosen_{kind}", f"rejected_{kind}")
-        figures.append(histogram("Margins of the scored pairs", unit, {"chosen less rejected": margins}))
-    sides = {side: [row[f"{side}_tokens"] for row in run.scores if f"{side}_tokens" in row] for side in _SIDES}
-    figures.append(histogram("Lengths of the scored responses", "tokens", sides))
+    for name, what, unit in (("reward", "reward", ""), ("logps", "log-probability", "nats")):
+        margins = _margins(run.scores, name)
+        figures.append(histogram(f"Margins of the scored pairs, {what}", unit, {"chosen less rejected": margins}))
+    lengths: dict[str, list[float]] = {}
+    for row in run.scores:
+        if "tokens" in row:
+            lengths.setdefault(str(row.get("role", "responses")), []).append(row["tokens"])
+    figures.append(histogram("Lengths of the scored responses", "tokens", lengths))
     steps = sorted({row["step"] for row in run.completions if "step" in row})
-    lengths = {
+    by_step = {
         f"step {step}": [row["tokens"] for row in run.completions if row.get("step") == step and "tokens" in row]
         for step in dict.fromkeys((steps[0], steps[-1]))
     } if steps else {}  # fmt: skip
-    figures.append(histogram("Lengths of the completions", "tokens", lengths))
+    figures.append(histogram("Lengths of the completions", "tokens", by_step))
     return figures
 
 
-_SIDES = ("chosen", "rejected")
-
-
-def _differences(rows: Sequence[Row], one: str, other: str) -> list[float]:
-    return [row[one] - row[other] for row in rows if one in row and other in row]
+def _margins(scores: Sequence[Row], name: str) -> list[float]:
+    """For each scored pair, what `name` is of the chosen response less what it is of the rejected one."""
+    sides: dict[tuple[Any, Any], dict[str, float]] = {}
+    for row in scores:
+        if name in row and "role" in row:
+            sides.setdefault((row.get("file"), row.get("row")), {})[row["role"]] = row[name]
+    return [pair["chosen"] - pair["rejected"] for pair in sides.values() if pair.keys() >= {"chosen", "rejected"}]
 
 
 def _completions(rows: Sequence[Row]) -> tuple[list[int], list[tuple[str, list[str]]]]:

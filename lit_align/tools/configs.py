@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
 from lit_align import configs as package
 from lit_align.core.errors import ConfigError
+from lit_align.tools.command import Function, run_command
 
 FOLDER = Path(package.__file__).parent
 
@@ -71,5 +70,5 @@ def copy(slug: str, destination: Path) -> None:
 
 def main(argv: list[str]) -> None:
     """Run `lit-align configs`."""
-    verbs = {"list": list_all, "show": show, "copy": copy}
-    auto_cli(verbs, args=argv or ["list"], prog="lit-align configs", exit_on_error=False)
+    verbs: dict[str, Function] = {"list": list_all, "show": show, "copy": copy}
+    run_command("configs", verbs, argv or ["list"])

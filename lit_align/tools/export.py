@@ -7,18 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import auto_cli
 from torch import Tensor, nn
 
+from lit_align.cli import silence_noise
 from lit_align.core.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
 from lit_align.core.errors import ConfigError
-from lit_align.core.policy import build_policy, count_parameters
+from lit_align.core.policy import build_policy
 from lit_align.core.policy_spec import PolicySpec
 from lit_align.core.pretrained import load_tokenizer
 from lit_align.core.saving import SavedPolicy, save_policy
 from lit_align.core.sharded_checkpoint import read_sharded
 from lit_align.data.module import PreferenceDataModule
 from lit_align.data.tokenizers import adjusted
+from lit_align.tools.command import run_command, with_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ def export(
     """Write a trained model in Hugging Face format, with tokenizer and chat template, and check it.
 
     Args:
-        run: folder of a run; its newest complete checkpoint is exported.
+        run: folder of a run, also without `--run`; its newest complete checkpoint is exported.
         ckpt: a checkpoint instead: a file, or the folder of a sharded one.
         out: folder to write; default: `export` in the run's folder.
         merge: merge adapters into the base model; false: write the adapters only.
@@ -62,7 +63,7 @@ def export(
         dtype=dtype,
         tolerance=tolerance,
     )
-    print(_summary(path, saved, model))
+    print(_summary(path, saved))
 
 
 def find_checkpoint(run: str | None, ckpt: str | None) -> Path:
@@ -154,7 +155,8 @@ def restored_policy(checkpoint: Mapping[str, Any], spec: PolicySpec) -> nn.Modul
 
 def main(argv: list[str]) -> None:
     """Run `lit-align export`."""
-    auto_cli(export, args=argv, prog="lit-align export", as_positional=False)
+    silence_noise()
+    run_command("export", export, with_run(argv), as_positional=False)
 
 
 def _run_folder(checkpoint: Path) -> Path | None:
@@ -177,11 +179,11 @@ def _tokenizer(spec: PolicySpec, name: str | None, checkpoint: Mapping[str, Any]
     return adjusted(tokenizer, data.get("chat_template"), data.get("eos_token"))
 
 
-def _summary(checkpoint: Path, saved: SavedPolicy, model: nn.Module) -> str:
-    whole = f"whole model, {count_parameters(model).total:,} parameters"
-    what = whole if saved.merged else "adapters only"
+def _summary(checkpoint: Path, saved: SavedPolicy) -> str:
+    what = "whole model" if saved.merged else "adapters only"
     return (
         f"{checkpoint} -> {saved.folder} ({what})\n"
         f"read back: largest change of a log-probability or score {saved.largest_change:.2g}, "
         f"mean {saved.mean_change:.2g} (tolerance {saved.tolerance:.2g})"
+        + (f"\nnote: {saved.note}" if saved.note else "")
     )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import lit_align.methods
 from lit_align.core.errors import ConfigError
 from lit_align.core.module import AlignmentModule
+from lit_align.tools.command import explained
 
 _TITLE = re.compile(r'^(?P<name>[^:]+): (?P<authors>.+? (?P<year>\d{4})), "(?P<title>[^"]+)"')
 _LINK = re.compile(r"https?://[^\s,)]+")
@@ -98,8 +99,14 @@ def as_text(methods: list[Method]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Run `lit-align methods`."""
+    """Run `lit-align methods`.
+
+    Raises:
+        ConfigError: there is no such option.
+    """
     parser = argparse.ArgumentParser("lit-align methods", description="Print the table of methods.")
     parser.add_argument("--markdown", action="store_true", help="as it stands in the README")
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise explained("methods", f"unrecognized arguments: {' '.join(unknown)}", {"markdown"})
     print((as_markdown if arguments.markdown else as_text)(all_methods()))

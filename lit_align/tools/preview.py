@@ -68,7 +68,7 @@ def show(preview: Preview, tokenizer: PreTrainedTokenizerBase, console: Console)
     ends = ", ".join(repr(tokenizer.decode([token])) for token in sorted(preview.ends))
     console.print(Text(f"\na turn ends with {ends}; learnt: ", style="bold").append(_mark("like this", True, console)))
     for row, example in preview.rows:
-        console.print(Text(f"\nrow {row.row}", style="bold"))
+        console.print(Text(f"\nrow {preview.places.label(row.row)}", style="bold"))
         if isinstance(example, Dropped):
             console.print(Text(f"  dropped: {example.reason}", style="red"))
             continue

@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import auto_cli
-
 from lit_align.core.errors import ConfigError
+from lit_align.tools.command import run_command
 from lit_align.tools.configs import find
 
 _MARKER = "quickstart.json"
@@ -84,7 +83,7 @@ def main(argv: list[str]) -> None:
     """Run `lit-align quickstart`."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    auto_cli(quickstart, args=argv, prog="lit-align quickstart", as_positional=False)
+    run_command("quickstart", quickstart, argv, as_positional=False)
 
 
 def _number(value: float, unit: str) -> str:

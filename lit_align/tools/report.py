@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
 from lit_align.evaluation.report import build_report
+from lit_align.tools.command import run_command, with_run
 
 
 def report(run: str, out: str | None = None, title: str = "") -> None:
     """Write a page with the headline numbers, curves, distributions, completions, data and configuration of a run.
 
     Args:
-        run: the run folder; of its files every one may be missing.
+        run: the run folder, also without `--run`; of its files every one may be missing.
         out: HTML file to write; default: report.html in the run folder.
         title: heading of the page; default: the method and the folder.
     """
@@ -22,4 +21,4 @@ def report(run: str, out: str | None = None, title: str = "") -> None:
 
 def main(argv: list[str]) -> None:
     """Run `lit-align report`."""
-    auto_cli(report, args=argv, prog="lit-align report", as_positional=False)
+    run_command("report", report, with_run(argv), as_positional=False)

@@ -105,6 +105,24 @@ def test_own_training_data_leave_out_what_goes_with_the_configurations(cli, caps
     assert "--data.val_split" not in capsys.readouterr().out
 
 
+def test_own_training_data_leave_out_how_the_configurations_are_read(cli, capsys, tmp_path):
+    theirs = tmp_path / "theirs.yaml"
+    theirs.write_text(
+        "data: {train: theirs.csv, predict: prompts.csv, columns: {prompt: question}, format: pairs, max_length: 64}\n"
+    )
+    dpo = ("--config", str(CONFIGS / "dpo.yaml"), "--config", str(theirs))
+    data = cli.parse("fit", *dpo).data
+    assert (data.columns, data.format, data.predict) == ({"prompt": "question"}, "pairs", "prompts.csv")
+    capsys.readouterr()
+    data = cli.parse("fit", *dpo, "--data.train", "mine.jsonl").data
+    assert (data.columns, data.format, data.predict, data.max_length) == (None, None, None, 64)
+    assert "data.predict and data.columns and data.format" in capsys.readouterr().out
+    data = cli.parse("fit", *dpo, "--data.train", "mine.jsonl", "--data.columns", "{chosen: best}").data
+    assert (data.columns, data.format) == ({"chosen": "best"}, None)
+    data = cli.parse("fit", *dpo, "--data.columns", "null").data
+    assert (data.columns, data.format) == (None, "pairs")
+
+
 def test_training_data_that_are_the_same_leave_everything(cli, capsys):
     plain = cli.parse("fit", "--config", str(CONFIGS / "sft.yaml")).data
     same = cli.parse("fit", "--config", str(CONFIGS / "sft.yaml"), "--data.train", plain.train).data
@@ -238,7 +256,8 @@ def test_train_resume_validate_generate_score(folder, capsys):
     # The same folder again: the saved configuration is written over, the metrics go on.
     assert run("fit", *saved, "--trainer.max_epochs", "2") == 0
     steps = [json.loads(line)["step"] for line in (runs / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [0, 1, 2, 2, 3, 4, 5, 5]
+    assert steps == [1, 2, 3, 3, 4, 5, 6, 6]
+    assert (runs / "checkpoints" / "step=6.ckpt").is_file()
     assert yaml.safe_load((runs / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
     assert sorted(path.name for path in runs.iterdir() if "version" in path.name) == []
 
@@ -254,9 +273,8 @@ def test_train_resume_validate_generate_score(folder, capsys):
     assert written[0]["prompt"].endswith("say red ")
     assert all(1 <= record["tokens"] <= 4 for record in written)
     scores = [json.loads(line) for line in (folder / "out" / "scores.jsonl").read_text().splitlines()]
-    assert [record["row"] for record in scores] == [1, 2, 3, 4, 5, 6]
-    assert set(scores[0]) == {"row", "chosen_logps", "chosen_tokens", "rejected_logps", "rejected_tokens"}
-    assert all(record["chosen_logps"] < 0 for record in scores)
+    assert [(record["row"], record["role"]) for record in scores[:3]] == [(1, "chosen"), (1, "rejected"), (2, "chosen")]
+    assert all(record["logps"] < 0 and record["file"] == "pairs.jsonl" for record in scores)
 
 
 def test_looking_at_a_checkpoint_that_is_not_there_is_an_error(folder, capsys):
@@ -272,6 +290,25 @@ def test_a_first_run_may_say_last(folder, capsys, recwarn):
     assert not any("save_last" in str(warning.message) for warning in recwarn)
     assert run("fit", *DPO, *TRAIN, "--trainer.max_steps", "2", "--ckpt_path", "last") == 0
     assert "no checkpoint yet" not in capsys.readouterr().out
+
+
+def test_a_run_that_stops_before_its_first_batch_does_not_go_on_from_an_earlier_one(folder, capsys, monkeypatch):
+    """Killed while it reads data or builds the model, say."""
+    arguments = (*DPO, *TRAIN, "--trainer.max_steps", "2")
+    assert run("fit", *arguments) == 0
+    older = folder / "runs" / "dpo" / "checkpoints.old" / "step=2.ckpt"
+    contents = (folder / "runs" / "dpo" / "checkpoints" / "step=2.ckpt").read_bytes()
+    (folder / "other.jsonl").write_text('{"prompt": 7}\n')
+    assert run("fit", *arguments, "--data.train", "other.jsonl") == 2
+    assert older.read_bytes() == contents
+
+    assert run("validate", *arguments, "--ckpt_path", "last") == 2
+    assert f"--ckpt_path {older.relative_to(folder)}" in capsys.readouterr().err
+    assert run("fit", *arguments, "--ckpt_path", "last") == 0
+    assert f"starting at step 0 (an earlier run's newest is {older.relative_to(folder)})" in capsys.readouterr().out
+    assert older.read_bytes() == contents
+    assert run("fit", *arguments, "--ckpt_path", str(older), "--trainer.max_steps", "3") == 0
+    assert (older.parents[1] / "checkpoints" / "step=3.ckpt").is_file()
 
 
 @pytest.mark.parametrize(

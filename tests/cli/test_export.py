@@ -11,15 +11,19 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from lit_align.__main__ import main
 from lit_align.callbacks import LoRA, QLoRA, RunCheckpoint
+from lit_align.core.batch import Example, Layout
 from lit_align.core.errors import ConfigError
+from lit_align.core.forward import RewardScorer
 from lit_align.core.fsdp2 import FSDP2Strategy
+from lit_align.core.layout import build_rows
 from lit_align.core.policy import LoRASpec, PolicySpec, QuantizationSpec, build_policy, load_tokenizer
 from lit_align.core.saving import save_policy
+from lit_align.core.score_padding import score_padding
 from lit_align.data.module import PreferenceDataModule
 from lit_align.methods.bradley_terry import BradleyTerry
 from lit_align.methods.dpo import DPO
@@ -125,6 +129,51 @@ class TestRoundTrips:
         save_policy(policy, tokenizer, tmp_path / "out", merge=False)
         again = build_policy(PolicySpec(str(tmp_path / "out"), head="reward"))
         torch.testing.assert_close(outputs(again), outputs(policy), atol=5e-5, rtol=0)
+
+    @pytest.mark.parametrize("pad", ["</s>", None, "<pad>"])
+    @pytest.mark.parametrize("merge", [True, False])
+    def test_transformers_scores_padded_batches_as_we_do(self, pad, merge, tiny_model_dir, tmp_path, capsys):
+        """Also where the tokenizer pads with what texts end with, which its own reading of scores does not survive."""
+        folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+        tokenizer = load_tokenizer(str(folder))
+        tokenizer.pad_token = pad
+        policy = trained(str(folder), head="reward", lora=None if merge else LORA)
+        policy.config.pad_token_id = tokenizer.pad_token_id
+        saved = save_policy(policy, tokenizer, tmp_path / "out", merge=merge)
+        assert bool(saved.note) == (pad != "<pad>")
+
+        texts = [f"{text}</s>" for text in ("short", "a longer text", "the longest of all texts")]
+        examples = [Example(n, [tokenizer(text).input_ids], [1]) for n, text in enumerate(texts)]
+        with torch.no_grad():
+            ours = RewardScorer(policy).eval()(build_rows(examples, Layout.PADDED))[:, None]
+        again = AutoTokenizer.from_pretrained(tmp_path / "out")
+        assert again.eos_token == "</s>"
+        if merge:
+            theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+        else:
+            base = AutoModelForSequenceClassification.from_pretrained(
+                folder, num_labels=1, pad_token_id=again.pad_token_id
+            )
+            theirs = PeftModel.from_pretrained(base, tmp_path / "out").eval()
+        with torch.no_grad():
+            scores = theirs(**again(texts, padding=True, return_tensors="pt", return_token_type_ids=False)).logits
+        torch.testing.assert_close(scores, ours, atol=5e-5, rtol=0)
+        if pad == "</s>":
+            # What would be read with the tokenizer as it came, so that this test can fail.
+            theirs.config.pad_token_id = 2
+            with torch.no_grad():
+                wrong = theirs(
+                    **tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+                ).logits
+            assert (wrong - ours).abs().max() > 1e-2
+
+    def test_without_a_token_to_pad_with_batches_are_refused(self, tiny_model_dir, tokenizer, tmp_path):
+        tokenizer.pad_token, tokenizer.unk_token = "</s>", "</s>"
+        config = build_policy(PolicySpec(tiny_model_dir, head="reward")).config
+        config.vocab_size = 0
+        tokenizer, pad, note = score_padding(tokenizer, config, adapters=False)
+        assert pad is None
+        assert "one text at a time" in note
 
     def test_narrower_dtype(self, tiny_model_dir, tokenizer, tmp_path):
         policy = trained(tiny_model_dir, lora=LORA)

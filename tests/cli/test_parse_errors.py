@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from lit_align.__main__ import main
 from lit_align.core.errors import ConfigError
 from lit_align.parse_errors import arguments_of, explain
+from lit_align.tools.command import with_run
 
 DPO = ("--model", "DPO", "--model.policy", "x")
 YAML = "model:\n  class_path: DPO\n  init_args:\n    policy: x\n"
@@ -96,7 +98,48 @@ def test_names_with_two_owners():
 
 
 def test_what_is_not_understood_is_passed_on():
-    assert str(explain("argument --config: expected one argument")) == "argument --config: expected one argument"
+    assert str(explain("something else is wrong")) == "something else is wrong"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["configs", "lst"], "there is no 'lst'; did you mean list?"),
+        (["configs", "show"], "slug must be given\n  fix: see `lit-align configs --help`"),
+        (["configs", "show", "--slgu", "dpo"], "Option 'slgu' is not accepted; did you mean slug?"),
+        (["methods", "--makdown"], "Option 'makdown' is not accepted; did you mean markdown?"),
+        (["methods", "dpo"], "'dpo' is one argument too many"),
+        (["export", "--rnu", "x"], "Option 'rnu' is not accepted; did you mean run?"),
+        (["export", "a", "b"], "'b' is one argument too many"),
+        (["export", "a", "--dtype", "int3"], "dtype must be 'float32' or 'bfloat16' or 'float16' or 'float64'\n"),
+        (["export", "a", "--out"], "--out needs a value"),
+        (["report"], "run must be given"),
+        (["report", "a", "--titel", "b"], "Option 'titel' is not accepted; did you mean title?"),
+        (["quickstart", "--sed", "3"], "Option 'sed' is not accepted; did you mean seed?"),
+        (["preview", "--rwos", "3"], "Option 'rwos' is not accepted; did you mean rows?"),
+        (["fit", "--trainer.max_steps"], "--trainer.max_steps needs a value"),
+    ],
+)
+def test_commands(arguments, message, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"lit-align: {message}")
+    assert said.count("\n") <= 3
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["a"], ["--run", "a"]),
+        (["--run", "a"], ["--run", "a"]),
+        (["--out", "b", "a"], ["--out", "b", "--run", "a"]),
+        (["a", "--out=b", "-h"], ["--run", "a", "--out=b", "-h"]),
+        (["a", "b"], ["--run", "a", "b"]),
+        ([], []),
+    ],
+)
+def test_a_run_needs_no_flag(given, named):
+    assert with_run(given) == named
 
 
 def test_arguments_include_those_of_bases():

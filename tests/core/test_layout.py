@@ -56,6 +56,11 @@ def test_shared_row():
     assert rows.last_index.tolist() == [4, 5, 8]
 
 
+@pytest.mark.parametrize("layout", Layout)
+def test_tokens_are_counted_with_their_prompts_whatever_the_layout(layout):
+    assert build_rows([PAIR, SINGLE], layout, score_prompts=True).num_tokens == 5 + 4 + 3
+
+
 def test_only_the_common_prefix_is_shared():
     """The tokenizer merged the end of the second prompt with its response."""
     example = Example(row=1, ids=[[1, 2, 3, 40, 41], [1, 2, 9, 50]], prompt_lengths=[3, 3])

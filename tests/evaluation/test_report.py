@@ -223,10 +223,11 @@ def test_without_a_comparison_the_metrics_head_the_page(run):
 
 def test_scores_are_drawn_where_there_is_no_comparison(run):
     (run / "evaluation.json").unlink()
-    score = {"chosen_logps": -4.0, "rejected_logps": -6.5, "chosen_tokens": 5, "rejected_tokens": 6}
-    (run / "scores.jsonl").write_text(_lines({"row": n} | score for n in range(9)))
+    sides = ({"role": "chosen", "logps": -4.0, "tokens": 5}, {"role": "rejected", "logps": -6.5, "tokens": 6})
+    (run / "scores.jsonl").write_text(_lines({"row": n} | side for n in range(9) for side in sides))
     html, _ = _build(run)
     assert "chosen less rejected (mean 2.5)" in html
+    assert "rejected (mean 6.0)" in html
     assert "Lengths of the scored responses" in html
 
 

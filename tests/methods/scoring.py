@@ -33,13 +33,14 @@ class Scored(NamedTuple):
     metrics: dict[str, float]
 
 
-def ready(name: str, model: str, *, lora: LoRASpec | None = None, **kwargs: Any) -> AlignmentModule:
-    """The method `name` with its policy built and moved away from its reference, so that log-ratios are not zero."""
+def ready(name: str, model: str, *, lora: LoRASpec | None = None, moved: bool = True, **kwargs: Any) -> AlignmentModule:
+    """The method `name` with its policy built, and moved away from its reference, so that log-ratios are not zero."""
     module = getattr(lit_align, name)(policy=model, **({"dtype": "float64"} | kwargs))
     module.policy_spec = dataclasses.replace(module.policy_spec, lora=lora)
     module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     module.configure_model()
-    move(module.policy)
+    if moved:
+        move(module.policy)
     return module
 
 

@@ -142,6 +142,35 @@ def test_extreme_log_probabilities_stay_finite(case: Case, scale: float):
     assert all(torch.isfinite(tensor.grad).all() for tensor in tensors)
 
 
+def _far_apart(inputs: tuple[Any, ...], gap: float) -> tuple[Any, ...]:
+    """The inputs with the policy's preference `gap` nats away from the reference's; nothing above probability 1."""
+    first, *rest = inputs
+    if isinstance(first, PairLogps):
+        moved = first._replace(chosen=first.chosen + min(gap, 0), rejected=first.rejected - max(gap, 0))
+    elif isinstance(first, SequenceLogps):
+        moved = first._replace(sums=first.sums - abs(gap))
+    else:
+        moved = first + gap
+    return (moved, *rest)
+
+
+def _to_dtype(x: Any, dtype: torch.dtype) -> Any:
+    if isinstance(x, tuple):
+        parts = [_to_dtype(part, dtype) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    return x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+
+@all_values
+@pytest.mark.parametrize("gap", [-5000.0, 0.0, 5000.0])
+def test_16_bit_inputs_thousands_of_nats_apart_stay_finite(case: Case, value: Value, gap: float):
+    inputs, tensors = leaves(_to_dtype(_far_apart(value.inputs or case.inputs, gap), torch.bfloat16))
+    loss = loss_of(case, value.kwargs, inputs)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(tensor.grad).all() for tensor in tensors)
+
+
 @by_slug
 def test_docstring_documents_every_argument(case: Case):
     method = getattr(lit_align, case.name)

@@ -1,4 +1,4 @@
-"""Optimiser steps, as a callback counts them."""
+"""Optimiser steps: a callback that counts them, and which of them leave a row of metrics behind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from abc import abstractmethod
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+def is_logged(trainer: Trainer) -> bool:
+    """Whether the optimiser step under way is logged: the first, the last, and every `log_every_n_steps`-th."""
+    if trainer.log_every_n_steps == 0:
+        return False
+    # Unlike `global_step`, the same before and after the optimiser has stepped.
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1
+    ends = step in (1, trainer.estimated_stepping_batches)
+    return ends or step % trainer.log_every_n_steps == 0 or bool(trainer.fast_dev_run)
 
 
 class OptimizerStepCallback(Callback):
