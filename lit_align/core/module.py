@@ -313,9 +313,14 @@ class AlignmentModule(LightningModule, ABC):
         self._flush("val/")
         self.meter = self._training_meter
 
+    def on_test_epoch_start(self) -> None:
+        """Set the same aside that a checkpoint has brought along."""
+        self._training_meter, self.meter = self.meter, Meter()
+
     def on_test_epoch_end(self) -> None:
         """Log `test/` metrics over all test rows."""
         self._flush("test/")
+        self.meter = self._training_meter
 
     def _total_tokens(self) -> float:
         return float(all_reduce_sum(torch.tensor(self.num_tokens, dtype=torch.float64, device=self.device)))
