@@ -36,6 +36,7 @@ _WARNINGS = (
     ".*LeafSpec.*",
     ".*module.* in eval mode.*",
     ".*does not have many workers.*",
+    ".*not supported by the model summary.*",
     # We say it ourselves, without the advice to use another callback.
     ".*there is no last checkpoint available.*",
 )

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_align.callbacks import DriftAlarm, ExactResume, NonFiniteGuard, RunCheckpoint
 from lit_align.core.batch import DataKind, ResponseBatch
@@ -189,7 +190,13 @@ class AlignTrainer(Trainer):
 
         datamodule.predict_kind = DataKind.RESPONSES
         model.predict_function = score
-        return self._predict_to(out, "scores.jsonl", model, datamodule, ckpt_path)
+        records = self._predict_to(out, "scores.jsonl", model, datamodule, ckpt_path)
+        if ckpt_path is None and getattr(model.policy.model, "has_new_head", False):
+            rank_zero_warn(
+                f"{model.policy_name} has no head that scores, so these rewards are random: "
+                "give a checkpoint with --ckpt_path, or a trained reward model as model.policy."
+            )
+        return records
 
     def _predict_to(
         self,

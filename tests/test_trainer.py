@@ -276,6 +276,21 @@ def test_rows_of_a_folder_say_their_file_and_what_was_cut(pairs, tiny_model_dir)
     assert records[1]["completion"] == "b" * (32 - 2)
 
 
+def test_a_head_that_nobody_has_trained_is_reported(pairs, tiny_model_dir, recwarn):
+    def warned(model, **arguments) -> bool:
+        recwarn.clear()
+        data = lit_align.PreferenceDataModule(pairs, predict=pairs)
+        AlignTrainer(max_steps=1, **QUIET).score(model, data, **arguments)
+        return any("these rewards are random" in str(warning.message) for warning in recwarn)
+
+    assert warned(lit_align.BradleyTerry(policy=tiny_model_dir))
+    assert not warned(lit_align.DPO(policy=tiny_model_dir))
+    AlignTrainer(max_steps=1, **QUIET).fit(
+        lit_align.BradleyTerry(policy=tiny_model_dir), lit_align.PreferenceDataModule(pairs)
+    )
+    assert not warned(lit_align.BradleyTerry(policy=tiny_model_dir), ckpt_path="last")
+
+
 def test_prompts_alone_cannot_be_scored(pairs, tiny_model_dir):
     Path("prompts.jsonl").write_text(json.dumps({"prompt": "say red "}) + "\n")
     with pytest.raises(ConfigError, match="nothing to score"):

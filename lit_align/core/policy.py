@@ -213,6 +213,7 @@ def _mend(model: nn.Module, missing: set[str], spec: PolicySpec) -> None:
         own = {name for name, parameter in model.named_parameters() if any(parameter is p for p in head.parameters())}
         if missing & own:
             _initialise_head(head)
+            vars(model)["has_new_head"] = True
         missing = missing - own
     if missing:
         raise ConfigError(

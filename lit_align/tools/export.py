@@ -83,10 +83,13 @@ def find_checkpoint(run: str | None, ckpt: str | None) -> Path:
     folder = Path(str(run)) / "checkpoints"
     newest = newest_checkpoint(folder)
     if newest is None:
+        earlier = newest_checkpoint(folder.with_name("checkpoints.old"))
         raise ConfigError(
             "the run has no complete checkpoint",
             got=str(folder) if folder.is_dir() else f"{folder}: no such folder",
-            fix="--run takes the trainer's default_root_dir; a checkpoint from elsewhere is given by --ckpt",
+            fix=f"an earlier run in this folder has one: --ckpt {earlier}"
+            if earlier
+            else "--run takes the trainer's default_root_dir; a checkpoint from elsewhere is given by --ckpt",
         )
     return newest
 

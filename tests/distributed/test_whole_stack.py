@@ -74,7 +74,10 @@ def test_run_folder_of_two_processes(strategy, tiny_model_dir, tmp_path):
     records = _metrics(one)
     assert any("val/loss" in record for record in records)
     assert _metrics(two) == [pytest.approx(record, rel=1e-5, abs=1e-5, nan_ok=True) for record in records]
-    # Every row once, whatever rank has scored it.
-    assert [record["row"] for record in scores] == list(range(1, len(scores) + 1))
-    assert scores_two == [pytest.approx(record, rel=1e-5, abs=1e-5) for record in scores]
+    # Every response once, whatever rank has scored it.
+    places = [(record["row"], record["role"]) for record in scores]
+    assert places == [(row, role) for row in range(1, len(scores) // 2 + 1) for role in ("chosen", "rejected")]
+    for record, other in zip(scores, scores_two, strict=True):
+        numbers = {name: value for name, value in record.items() if isinstance(value, float)}
+        assert other == record | {name: pytest.approx(value, rel=1e-5, abs=1e-5) for name, value in numbers.items()}
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
