@@ -10,7 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rich.progress import track
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.batch import DataKind, Example
@@ -144,10 +146,10 @@ class Pipeline:
         report.format = fmt.describe()
         report.notes += self._notes(fmt)
         steps = RowSteps(self, fmt, report)
-        iterable: Iterable[dict[str, Any]] = rows
-        if sys.stderr.isatty():
-            iterable = track(rows, f"tokenising {source}", total=getattr(rows, "num_rows", None))
-        yield from steps.records(iterable)
+        # Closed before an error is printed: a bar that is still alive would draw over the message.
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+            total = getattr(rows, "num_rows", None)
+            yield from steps.records(bar.track(rows, total, description=f"tokenising {escape(source)}"))
         steps.checks.finish(training)
 
     def _notes(self, fmt: Format) -> list[str]:
