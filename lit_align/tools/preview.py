@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, Literal, cast
+from unicodedata import category
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -64,7 +65,7 @@ def show(preview: Preview, tokenizer: PreTrainedTokenizerBase, console: Console)
     console.print(Text(preview.format.describe(), style="bold"))
     if tokenizer.chat_template is not None:
         console.print(Text("\nchat template", style="bold"))
-        console.print(Text(str(tokenizer.chat_template)))
+        console.print(Text(_visible(str(tokenizer.chat_template))))
     ends = ", ".join(repr(tokenizer.decode([token])) for token in sorted(preview.ends))
     console.print(Text(f"\na turn ends with {ends}; learnt: ", style="bold").append(_mark("like this", True, console)))
     for row, example in preview.rows:
@@ -117,6 +118,12 @@ def _runs(ids: list[int], scored: list[bool], tokenizer: PreTrainedTokenizerBase
 
 
 def _mark(words: str, scored: bool, console: Console) -> Text:
+    words = _visible(words)
     if scored and console.color_system is None:
         words = f"{_OPEN}{words}{_CLOSE}"
     return Text(words, style=_STYLES[scored])
+
+
+def _visible(words: str) -> str:
+    """Control characters spelt out: those of the data would else move the cursor, or change what was printed."""
+    return "".join(c if c in "\n\t" or category(c) != "Cc" else repr(c)[1:-1] for c in words)

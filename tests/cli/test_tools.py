@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import json
 import pytest
 
 from lit_align.__main__ import main
@@ -83,3 +84,13 @@ def test_preview_knows_the_short_name_of_a_split_and_refuses_others(folder, caps
     assert "row 1" in capsys.readouterr().out
     assert main(["preview", *data, "--split", "dev"]) == 2
     assert "split must be 'train' or 'validation'" in capsys.readouterr().err
+
+
+def test_preview_spells_out_control_characters(folder, capsys):
+    (folder / "odd.jsonl").write_text(json.dumps({"prompt": "a \x1b[2J", "chosen": "b\x07", "rejected": "c"}) + "\n")
+    assert main(["preview", "--model", "DPO", "--model.policy", "model", "--data.train", "odd.jsonl"]) == 0
+    shown = capsys.readouterr().out
+    assert r"a \x1b[2J" in shown
+    assert r"b\x07" in shown
+    assert "\x1b[2J" not in shown
+    assert "\x07" not in shown
