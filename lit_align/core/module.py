@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
@@ -154,12 +155,18 @@ class AlignmentModule(LightningModule, ABC):
     # ---------------------------------------------------------------- building
 
     def setup(self, stage: str) -> None:
-        """Check that the callbacks provide what the method requires; keep batches in their own precision."""
+        """Check that the callbacks suit the method; keep batches in their own precision."""
         # A batch's floating tensors are tables of the loss: margins, and sums of hundreds of nats. None enters the
         # model, and `bf16-true` and `16-true` would round them before any hook could save them.
         vars(self.trainer.precision_plugin)["convert_input"] = _unchanged
         if stage != "fit":
             return
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):
+            raise ConfigError(
+                "optimiser steps of changing size are not supported",
+                got="GradientAccumulationScheduler among the callbacks",
+                fix="remove it, and set trainer.accumulate_grad_batches",
+            )
         provided = {c for callback in self.trainer.callbacks for c in getattr(callback, "provides", ())}
         for capability in sorted(self.requires - provided):
             raise ConfigError(

@@ -11,6 +11,7 @@ import torch
 
 from lit_align import DPO, PreferenceDataModule
 from lit_align.callbacks import ExactResume
+from lit_align.core.errors import ConfigError
 from tests.runs import train, write_pairs
 
 
@@ -117,3 +118,10 @@ def test_restored_tokens_count_on_one_rank(rank, tokens):
     restored = type("OnRank", (DPO,), {"global_rank": rank})(policy="unused")
     restored.on_load_checkpoint(checkpoint)
     assert restored.num_tokens == tokens
+
+
+def test_steps_of_changing_size_are_refused(tiny_model_dir, tmp_path):
+    scheduler = L.pytorch.callbacks.GradientAccumulationScheduler({0: 2, 1: 4})
+    module, data = DPO(policy=tiny_model_dir), PreferenceDataModule(write_pairs(tmp_path))
+    with pytest.raises(ConfigError, match="GradientAccumulationScheduler"):
+        quiet(tmp_path, callbacks=[scheduler]).fit(module, data)
