@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_align.core.checkpoint_io import (
     AtomicCheckpointIO,
+    copy_checkpoint,
     discard,
     newest_checkpoint,
     publish,
@@ -101,11 +102,13 @@ class RunCheckpoint(OptimizerStepCallback, ModelCheckpoint):
             remove_stale(self.dirpath)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A new run sets aside what an earlier one has left."""
+        """Set aside what does not belong to this run: an earlier one's checkpoints, or those after the resumed one."""
         super().on_train_start(trainer, pl_module)
         # Not in `setup`: sharded strategies restore so late that a resumed run cannot be told from a new one there.
         if trainer.ckpt_path is None:
             self.part_from_earlier_run(trainer)
+        elif not trainer.fast_dev_run and Path(trainer.ckpt_path).exists():
+            self._go_on_from(trainer, Path(trainer.ckpt_path).absolute())
         trainer.strategy.barrier("RunCheckpoint")
         self._due = False
 
@@ -123,6 +126,25 @@ class RunCheckpoint(OptimizerStepCallback, ModelCheckpoint):
         old = set_aside(self._folder(trainer))
         if old is not None:
             print(f"checkpoints of an earlier run were moved to {old}", flush=True)
+
+    def _go_on_from(self, trainer: Trainer, checkpoint: Path) -> None:
+        """Make the checkpoint that is resumed the newest of the folder.
+
+        `last` must find neither one of another run there, nor one of steps that this run takes anew.
+        """
+        folder, name = self._folder(trainer), f"step={trainer.global_step}.ckpt"
+        own = checkpoint == folder / name and name in self._kept
+        if not own:
+            self._kept = [name]
+        if not trainer.is_global_zero:
+            return
+        if not own:
+            copied = copy_checkpoint(checkpoint, temporary(folder / name))
+        old = set_aside(folder, keep=self._kept if own else (), spare=checkpoint)
+        if old is not None:
+            print(f"checkpoints that do not lead up to {checkpoint} were moved to {old}", flush=True)
+        if not own:
+            publish(copied, folder / name)
 
     def after_optimizer_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if a checkpoint is due and the step is over."""

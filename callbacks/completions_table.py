@@ -17,7 +17,7 @@ from lit_align.core.gathering import gathered
 from lit_align.core.steps import OptimizerStepCallback
 from lit_align.data.pipeline import Pipeline, Recipe
 from lit_align.data.report import DataReport
-from lit_align.evaluation.jsonl_file import JsonlFile
+from lit_align.evaluation.jsonl_file import JsonlFile, Mark
 from lit_align.rollouts.hf import Completion, generate
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class CompletionsTable(OptimizerStepCallback):
         self.file: JsonlFile | None = None
         self._tokenizer: PreTrainedTokenizerBase
         self._prompt_ids: list[list[int]] = []
-        # Length of the file at the checkpoint from which training resumes.
-        self._size: int | None = None
+        # Where the file ended at the checkpoint from which training resumes.
+        self._mark: Mark | None = None
         self._generated_at: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,13 +85,13 @@ class CompletionsTable(OptimizerStepCallback):
         self._tokenizer = _tokenizer(trainer)
         self._prompt_ids = self._find_prompts(trainer)
         self.file = JsonlFile(Path(trainer.default_root_dir) / "completions.jsonl")
-        if trainer.is_global_zero and self._size is not None:
-            self.file.cut(self._size)
-        if self._step == 0 and self._size is None:
+        if trainer.is_global_zero and self._mark is not None:
+            self.file.cut(self._mark)
+        if self._step == 0 and self._mark is None:
             if trainer.is_global_zero:
                 self.file.start_over()
             self._generate(trainer, pl_module)
-        self._size = None
+        self._mark = None
 
     def after_optimizer_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the prompts if a round is due."""
@@ -104,13 +104,12 @@ class CompletionsTable(OptimizerStepCallback):
             self._generate(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Length of the file, and when it was last written to."""
-        size = 0 if self.file is None else self.file.size()
-        return {"size": size, "generated_at": self._generated_at}
+        """Where the file ends, and when it was last written to."""
+        return {"file": None if self.file is None else self.file.mark(), "generated_at": self._generated_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self._size, self._generated_at = state_dict["size"], state_dict["generated_at"]
+        self._mark, self._generated_at = state_dict["file"], state_dict["generated_at"]
 
     def _generate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete and write on rank 0; the other ranks lend their shards of the weights."""

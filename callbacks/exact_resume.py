@@ -60,7 +60,7 @@ class ExactResume(Callback):
             "settings": _settings(trainer),
             "rng": _gather(trainer, _rng_state(pl_module.device)),
             "gradients": _gather(trainer, _gradients(pl_module)) if inside_window and within_reach else None,
-            "metrics_size": [logger.file.size() for logger in _files(trainer)],
+            "metrics": [logger.file.mark() for logger in _files(trainer)],
             "metrics_due": _metrics_due(trainer),
         }
 
@@ -107,8 +107,9 @@ class ExactResume(Callback):
         if not trainer.is_global_zero:
             return
         for index, logger in enumerate(_files(trainer)):
-            if self._restored is not None and index < len(self._restored["metrics_size"]):
-                logger.file.cut(self._restored["metrics_size"][index])
+            if self._restored is not None and index < len(self._restored["metrics"]):
+                if not logger.file.cut(self._restored["metrics"][index]):
+                    rank_zero_warn(f"{logger.file.path} begins anew: what was logged before the checkpoint is gone.")
                 for record in self._restored["metrics_due"]:
                     logger.file.append(record)
             elif trainer.global_step == 0:

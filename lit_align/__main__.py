@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import select
+import signal
 import sys
 from argparse import ArgumentError
 
@@ -15,7 +17,6 @@ TRAINER_VERBS = {
     "fit": "train a policy (or a reward model) on preference data",
     "validate": "loss and metrics on held-out data",
     "test": "loss and metrics on test data",
-    "predict": "run the model over the prediction data from Python callbacks",
     "generate": "complete prompts, to a file of JSON lines",
     "score": "log-probabilities or rewards of given responses, to a file of JSON lines",
 }
@@ -31,6 +32,9 @@ TOOLS = {
 }
 """Verbs without a Trainer: modules of `lit_align.tools`, each with a function `main(argv)`."""
 
+OTHER_NAMES = {"predict": ("score", "generate")}
+"""Verbs of Lightning that we have under other names."""
+
 DEBUG = "LIT_ALIGN_DEBUG"
 
 
@@ -42,9 +46,38 @@ def main(argv: list[str] | None = None) -> int:
             starts the other processes of a job with it.
 
     Returns:
-        Exit status: 0 for success, 2 for a mistake that the user can mend.
+        Exit status: 0 for success, 2 for a mistake that the user can mend, 141 where nobody reads on.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        try:
+            status = _run(arguments)
+        except SystemExit:
+            # So ends argparse, after its help.
+            sys.stdout.flush()
+            raise
+        # The interpreter flushes too late for an error to be caught.
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # One of another pipe, to a worker or another rank, is no business of the reader's.
+        if not _hang_up():
+            raise
+        return 128 + signal.SIGPIPE
+
+
+def _hang_up() -> bool:
+    """Whether a reader of our output has gone, as in `| head -1`; what is still to be written then goes nowhere."""
+    outputs = select.poll()
+    for descriptor in (1, 2):
+        outputs.register(descriptor, 0)
+    gone = [descriptor for descriptor, events in outputs.poll(0) if events & (select.POLLERR | select.POLLHUP)]
+    for descriptor in gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return bool(gone)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except (AlignError, ArgumentError) as error:
@@ -90,8 +123,8 @@ def _unknown(verb: str) -> ConfigError:
             got=verb,
             fix=f"for example: lit-align fit {verb} ...; `lit-align --help` lists verbs",
         )
-    close = difflib.get_close_matches(verb, [*TRAINER_VERBS, *TOOLS], n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    close = OTHER_NAMES.get(verb) or difflib.get_close_matches(verb, [*TRAINER_VERBS, *TOOLS], n=1)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return ConfigError("there is no such verb", got=verb, fix=f"{hint}`lit-align --help` lists the verbs")
 
 

@@ -29,8 +29,9 @@ from lit_align.parse_errors import explain
 from lit_align.trainer import AlignTrainer
 
 # The parser knows a class by its short name once the class is imported.
-for _name in lit_align.callbacks.__all__:
-    getattr(lit_align.callbacks, _name)
+for _package in (lit_align.methods, lit_align.callbacks):
+    for _name in _package.__all__:
+        getattr(_package, _name)
 
 _WARNINGS = (
     ".*LeafSpec.*",
@@ -99,13 +100,15 @@ class LitAlignCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The verbs, and the parameters of their methods that are not options."""
+        """The verbs, and the parameters of their methods that are not options.
+
+        Lightning's `predict` is not one: `generate` and `score` say what to do with the data, and keep the result.
+        """
         objects = {"model", "datamodule", "weights_only"}
         return {
             "fit": {*objects, "train_dataloaders", "val_dataloaders"},
             "validate": {*objects, "dataloaders"},
             "test": {*objects, "dataloaders"},
-            "predict": {*objects, "dataloaders", "return_predictions"},
             "generate": objects,
             "score": objects,
         }

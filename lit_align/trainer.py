@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
-from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
@@ -253,7 +252,7 @@ def with_defaults(given: Sequence[Callback], *, checkpoints: bool) -> list[Callb
     # Random numbers are put back before any other callback draws some.
     first = [ExactResume()] if missing(ExactResume) else []
     last: list[Callback] = [kind() for kind in (NonFiniteGuard, DriftAlarm) if missing(kind)]
-    if checkpoints and missing(LightningCheckpoint):
+    if checkpoints and missing(RunCheckpoint):
         last.append(RunCheckpoint())
     return [*first, *given, *last]
 
@@ -305,6 +304,10 @@ class RunLoggers(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Attach them once, before any other callback asks where the logs are."""
+        for callback in trainer.checkpoint_callbacks:
+            # Else they would lie in the folder of the first logger.
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(Path(trainer.default_root_dir).absolute() / "checkpoints")
         if trainer.loggers or trainer.fast_dev_run:
             return
         loggers, folder = list(self.given), trainer.default_root_dir

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from lightning.pytorch import Callback
 
+import lit_align.methods
 from lit_align.core.module import AlignmentModule
 from tests.cases import CASES
 
@@ -52,10 +53,33 @@ def _subclasses(cls: type) -> set[type]:
 
 
 @pytest.mark.parametrize("slug", METHODS)
-def test_a_method_file_holds_one_method_with_a_name_of_its_own(slug):
+def test_a_method_file_holds_one_method_and_no_other_public_class(slug):
+    """Its text tells the package the name of the method, before anything is imported."""
     (cls,) = _classes(slug)
-    everything = _subclasses(AlignmentModule) | _subclasses(Callback)
-    assert [other for other in everything if other.__name__ == cls.__name__] == [cls]
+    assert [name for name, module in lit_align.methods.MODULES.items() if module == slug] == [cls.__name__]
+    assert getattr(lit_align, cls.__name__) is cls
+
+
+def test_methods_have_names_of_their_own():
+    loaded = [getattr(lit_align, name) for name in lit_align.__all__] + _callbacks()
+    everything = [cls.__name__ for cls in _subclasses(AlignmentModule) | _subclasses(Callback)]
+    assert len({*loaded}) == len(loaded)
+    assert [name for name in lit_align.methods.__all__ if everything.count(name) != 1] == []
+
+
+def test_names_of_methods_are_read_from_the_text_of_their_files(tmp_path):
+    (tmp_path / "hinge.py").write_text(
+        '"""Hinge.\n\nclass of losses.\n"""\n\nclass _Private:\n    class Inner: ...\n\nclass Hinge(DPO): ...\n'
+    )
+    (tmp_path / "_shared.py").write_text("class Shared: ...\n")
+    (tmp_path / "absolute.py").write_text("def loss(): ...\n\nclass AbsoluteDPO: ...\n")
+    assert lit_align.methods.public_classes(tmp_path) == {"AbsoluteDPO": "absolute", "Hinge": "hinge"}
+
+
+def test_an_unknown_method_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'PPO'; it has BradleyTerry, "):
+        _ = lit_align.methods.PPO
+    assert set(lit_align.methods.__all__) <= set(dir(lit_align.methods))
 
 
 @pytest.mark.parametrize("slug", METHODS)

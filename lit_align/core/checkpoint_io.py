@@ -6,7 +6,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -130,28 +130,44 @@ def remove_stale(folder: str | Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def set_aside(folder: str | Path) -> Path | None:
-    """Move the checkpoints of `folder` to `<folder>.old`, in place of those that stand there; other files stay.
+def set_aside(folder: str | Path, keep: Collection[str] = (), spare: Path | None = None) -> Path | None:
+    """Move checkpoints of `folder` to `<folder>.old`, in place of those that stand there; other files stay.
 
-    The newest complete one goes last: until then it is still found, afterwards none is.
+    The newest complete one goes last: until then it is still found.
+
+    Args:
+        folder: of the checkpoints.
+        keep: names of checkpoints that stay.
+        spare: a checkpoint that nothing may take the place of; if it lies in `<folder>.old`, another name is taken.
 
     Returns:
-        Where they went; None if there is no complete one.
+        Where they went; None if there is no complete one to move.
     """
     folder = Path(folder)
-    newest = newest_checkpoint(folder)
+    leaving = [path for path in folder.glob(_NAMES) if path.name not in keep]
+    newest = max(filter(is_complete, leaving), key=_age, default=None)
     if newest is None:
         return None
     old = folder.with_name(folder.name + ".old")
+    if spare is not None and spare.parent == old:
+        old = folder.with_name(folder.name + ".older")
     old.mkdir(exist_ok=True)
     remove_stale(old)
     for path in old.glob(_NAMES):
         discard(path)
-    for path in sorted(folder.glob(_NAMES), key=lambda path: path == newest):
+    for path in sorted(leaving, key=lambda path: path == newest):
         os.replace(path, old / path.name)
     _sync(old)
     _sync(folder)
     return old
+
+
+def copy_checkpoint(source: Path, target: Path) -> Path:
+    """Copy a checkpoint, one file or a sharded folder, to `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        return shutil.copytree(source, target)
+    return shutil.copyfile(source, target)
 
 
 def is_complete(path: str | Path) -> bool:

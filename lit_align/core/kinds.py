@@ -56,7 +56,7 @@ class PairwiseModule(LanguageModelModule):
     """Methods that learn from a chosen and a rejected response to one prompt."""
 
     data_kind = DataKind.PAIRS
-    beta: float
+    beta: float = 1.0
     """Scale of the implicit rewards."""
     rewards_per_token: ClassVar[bool] = False
     """Whether implicit rewards are of mean log-probabilities per token instead of their sums."""
@@ -131,7 +131,7 @@ class UnpairedModule(LanguageModelModule):
     """Methods that learn from single completions marked desirable or undesirable."""
 
     data_kind = DataKind.UNPAIRED
-    beta: float
+    beta: float = 1.0
     """Scale of the implicit rewards."""
 
     @abstractmethod

@@ -5,9 +5,12 @@ A method sees none of this. It gets log-probabilities and returns unreduced loss
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -17,13 +20,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from lit_align.core.attention import resolve_layout
 from lit_align.core.batch import Batch, Counts, DataKind, Layout
 from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import RewardScorer, Scorer
+from lit_align.core.hyperparameters import savable
 from lit_align.core.metrics import Meter, all_reduce_sum
 from lit_align.core.optimisation import Schedule, adamw, schedule_factor
 from lit_align.core.outputs import SequenceLogps, Term
@@ -61,7 +65,8 @@ class AlignmentModule(LightningModule, ABC):
         schedule: what the learning rate does after that: falls to 0 by a cosine or a line, or stays.
         weight_decay: decay of AdamW, on matrices only.
         optimizer: another optimiser, called with the trainable parameters.
-        lr_scheduler: another schedule, called with the optimiser and stepped every optimiser step.
+        lr_scheduler: another schedule, called with the optimiser and stepped every optimiser step; ReduceLROnPlateau
+            every epoch, by its `monitor`, or by `val/loss`.
         layout: how responses are laid out for the model: shared prompts, packed, padded; auto shares where it is
             exact for the architecture and pads otherwise.
         dtype: dtype of the weights. Keep float32 for full fine-tuning (with `trainer.precision: bf16-mixed`):
@@ -87,7 +92,7 @@ class AlignmentModule(LightningModule, ABC):
 
     def __init__(
         self,
-        policy: str,
+        policy: str | Path,
         reference: Reference | str = "auto",
         learning_rate: float = 5e-7,
         warmup_ratio: float = 0.1,
@@ -104,7 +109,9 @@ class AlignmentModule(LightningModule, ABC):
         revision: str | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["reference", "optimizer", "lr_scheduler"])
+        objects = ["optimizer", "lr_scheduler"] + ([] if isinstance(reference, str) else ["reference"])
+        self.save_hyperparameters(ignore=objects)
+        policy = os.fspath(policy)
         if not self.needs_reference and reference not in ("auto", "none"):
             raise ConfigError(
                 f"{type(self).__name__} compares with no reference",
@@ -140,6 +147,8 @@ class AlignmentModule(LightningModule, ABC):
         self.predict_function: Callable[[AlignmentModule, Any], Any] | None = None
         # Checkpoints hold what training changes; the rest is rebuilt from `policy`.
         self.strict_loading = False
+        self.register_state_dict_post_hook(_leave_out_what_stays)
+        self.register_load_state_dict_post_hook(_miss_nothing_that_stays)
 
     # ---------------------------------------------------------------- what a kind of method defines
 
@@ -184,6 +193,9 @@ class AlignmentModule(LightningModule, ABC):
         if hasattr(self, "policy"):
             self._fill_reference()
             return
+        if self._trainer is not None and self.trainer.precision == "64-true":
+            # Lightning converts the model after it has restored a checkpoint, which float32 weights would round.
+            self.policy_spec = replace(self.policy_spec, dtype="float64")
         # Weights in 4 bits are packed where they will be used; others are loaded on the host and then moved or sharded.
         packed_in_place = self.policy_spec.quantization is not None and self._trainer is not None
         model = build_policy(self.policy_spec, self.trainer.strategy.root_device if packed_in_place else "cpu")
@@ -218,6 +230,8 @@ class AlignmentModule(LightningModule, ABC):
 
     def _fill_reference(self) -> None:
         """Fill a precomputed reference for the data of this stage, before a loader hands out any."""
+        if self._trainer is None:
+            return
         if isinstance(self.reference, Precomputed) and isinstance(data := self.trainer.datamodule, HasExamples):
             strategy = self.trainer.strategy
             # Here new tensors default to the run's device; what is scored is collated on the host.
@@ -243,7 +257,7 @@ class AlignmentModule(LightningModule, ABC):
         Lightning divides by `accumulate_grad_batches`, and DDP and FSDP average gradients over ranks; the factor
         here undoes both.
         """
-        terms = self.terms(batch)
+        terms = self._checked_terms(batch)
         if batch.window is None:
             counts, factor = batch.counts(), 1
         else:
@@ -261,11 +275,11 @@ class AlignmentModule(LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect losses and metrics of held-out data."""
-        self._observe(self.terms(batch), batch)
+        self._observe(self._checked_terms(batch), batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect losses and metrics of test data."""
-        self._observe(self.terms(batch), batch)
+        self._observe(self._checked_terms(batch), batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """Score or generate, as the verb that runs this has set."""
@@ -273,9 +287,21 @@ class AlignmentModule(LightningModule, ABC):
             raise ConfigError(
                 "nothing says what to predict",
                 got="trainer.predict without a prediction function",
-                fix="use `lit-align score` or `lit-align generate`, or AlignTrainer.score / .generate",
+                fix="call score or generate of lit_align.Trainer, or use `lit-align score` or `lit-align generate`",
             )
         return self.predict_function(self, batch)
+
+    def _checked_terms(self, batch: Batch) -> dict[str, Term]:
+        """The terms; a loss that was averaged already would be divided a second time."""
+        terms = self.terms(batch)
+        for name, term in terms.items():
+            if term.values.shape != batch.source_rows.shape:
+                raise ConfigError(
+                    f"{type(self).__name__}.losses must return one loss for each example",
+                    got=f"'{name}' of shape {list(term.values.shape)} for {len(batch.source_rows)} examples",
+                    fix="leave out the mean: the base class divides by the counts of the whole optimiser step",
+                )
+        return terms
 
     def _observe(self, terms: dict[str, Term], batch: Batch) -> None:
         counts = batch.counts()
@@ -358,21 +384,23 @@ class AlignmentModule(LightningModule, ABC):
             optimizer = adamw(trainable, self.learning_rate, self.weight_decay, fused=fused)
         if self.lr_scheduler_factory is not None:
             scheduler: Any = self.lr_scheduler_factory(optimizer)
-        elif self.optimizer_factory is not None and self.schedule == "constant":
-            return optimizer
         else:
             scheduler = LambdaLR(optimizer, self._learning_rate_factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        settings = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            settings |= {"interval": "epoch", "monitor": getattr(scheduler, "monitor", "val/loss")}
+        return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def _learning_rate_factor(self, step: int) -> float:
         return schedule_factor(step, self.trainer.estimated_stepping_batches, self.warmup_ratio, self.schedule)
 
     # ---------------------------------------------------------------- checkpoints
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What training changes: the policy (its adapters only, if it has any) and a reference that is refreshed."""
-        state = super().state_dict(*args, **kwargs)
-        prefix = kwargs.get("prefix", "")
+    def saved_names(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that checkpoints hold, since training changes what they name.
+
+        These are the policy's (only its adapters', if it has any), and a reference's that is refreshed.
+        """
         changing = self.reference if self.reference is not None and self.reference.is_state else None
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
@@ -382,10 +410,14 @@ class AlignmentModule(LightningModule, ABC):
             whole = self.policy_spec.lora is None
             return whole or name in trained or (changing is not None and changing.owns(name))
 
-        return {name: value for name, value in state.items() if is_saved(name.removeprefix(prefix))}
+        return {name for name in names if is_saved(name)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save counters and the metrics of an unfinished accumulation window."""
+        """Save counters and the metrics of an unfinished accumulation window; only arguments that can be read back."""
+        if self.CHECKPOINT_HYPER_PARAMS_KEY in checkpoint:
+            # Here, since a subclass may save arguments of its own after this class has.
+            arguments = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = savable(arguments)
         checkpoint["lit_align"] = {
             "method": type(self).__name__,
             "policy": self.policy_name,
@@ -413,7 +445,7 @@ class AlignmentModule(LightningModule, ABC):
 
     def _rebuild(self, spec: PolicySpec, reference_is_state: bool) -> None:
         """Build what the checkpoint was written by: outside a run, no callback tells of adapters and refreshes."""
-        spec = replace(spec, name=self.policy_name)
+        spec = replace(self.policy_spec, lora=spec.lora, quantization=spec.quantization)
         if (spec, reference_is_state) != (self.policy_spec, self.reference_will_refresh):
             self.policy_spec, self.reference_will_refresh = spec, reference_is_state
             del self.policy
@@ -437,6 +469,20 @@ class AlignmentModule(LightningModule, ABC):
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def _leave_out_what_stays(module: AlignmentModule, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Drops what is rebuilt from `policy`; a hook, so that wrappers such as averages of weights get the same."""
+    own = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
+    for name in own - module.saved_names(own):
+        del state[prefix + name]
+
+
+def _miss_nothing_that_stays(module: AlignmentModule, incompatible: Any) -> None:
+    """Lets wrappers load what they have saved."""
+    own = {name for name, _ in chain(module.named_parameters(), module.named_buffers())}
+    left_out = tuple(own - module.saved_names(own))
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if not name.endswith(left_out)]
 
 
 def reduce_terms(terms: dict[str, Term], counts: Counts) -> Tensor:

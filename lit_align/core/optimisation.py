@@ -43,12 +43,14 @@ def schedule_factor(step: int, total: float, warmup_ratio: float, schedule: Sche
     Raises:
         ConfigError: nobody knows how long the run is.
     """
+    if schedule == "constant" and not warmup_ratio:
+        return 1.0
     # Lightning gives -1 for a stream that only `max_epochs` ends.
     if math.isinf(total) or total < 0:
         raise ConfigError(
             "the length of the run is unknown, so the learning rate cannot be scheduled",
-            got="streamed data without a number of steps",
-            fix="set trainer.max_steps",
+            got="a run that is ended by nothing, by the clock (max_time), or by epochs of streamed data",
+            fix="set trainer.max_steps, or model.schedule: constant with model.warmup_ratio: 0",
         )
     warmup = math.ceil(warmup_ratio * total)
     if step < warmup:

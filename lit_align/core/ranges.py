@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lit_align.core.errors import ConfigError
+from lit_align.core.hyperparameters import as_plain
 
 
 def positive(name: str, value: float) -> float:
@@ -44,4 +45,6 @@ def up_to_one(name: str, value: float) -> float:
 def _checked(fits: bool, name: str, value: float, wanted: str) -> float:
     if not fits:
         raise ConfigError("a setting is out of range", got=f"{name}: {value}", fix=f"give a number {wanted}")
-    return value
+    # Numbers of numpy would end up in checkpoints, which hold plain types only.
+    plain: float = as_plain(value)
+    return plain

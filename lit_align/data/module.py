@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from lit_align.data.pipeline import Preview, Recipe
 from lit_align.data.report import DataReport, publish
 from lit_align.data.row_stream import RowStream
 from lit_align.data.sets import DataSets
+from lit_align.data.sources import Given, as_source, as_text
 from lit_align.data.splits import check_amount
 from lit_align.data.store import ExampleStore
 from lit_align.data.stream import coverage_notes
@@ -38,7 +40,8 @@ class PreferenceDataModule(LightningDataModule):
     """Data of every kind that a method may learn from; the method says which it needs.
 
     A source is a file (JSON lines, JSON, CSV, also gzipped; Parquet), a folder of such files or one saved by
-    `datasets`, or a name on the hub; `source@split` names a split.
+    `datasets`, or a name on the hub; `source@split` names a split. From Python also a `datasets.Dataset`, or a list of
+    dicts.
 
     Args:
         train: source to learn from.
@@ -56,7 +59,7 @@ class PreferenceDataModule(LightningDataModule):
         batch_size: examples per micro-batch and process.
         max_tokens_per_batch: tokens per micro-batch and process, padding included, in place of `batch_size`.
         bucket: batch examples of similar lengths.
-        shuffle: a new random order every epoch.
+        shuffle: a new random order every epoch; not where `trainer.overfit_batches` asks for the same few batches.
         seed: of the order.
         drop_last: leave out the examples that do not fill a batch on every process, rather than make some
             batches smaller.
@@ -78,19 +81,19 @@ class PreferenceDataModule(LightningDataModule):
             `trainer.max_steps`.
         stream_buffer: rows that are tokenised, shuffled and batched together.
         cache_dir: where tokenised data are kept; None: `$LIT_ALIGN_CACHE`, or in the user's cache folder.
-        num_workers: processes that load batches; tokenised text is read faster without.
+        num_workers: processes that load batches; tokenised text is read faster without, and a stream has none.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, settings exclude each other, or a source is of an unknown type.
     """
 
     def __init__(
         self,
-        train: str | None = None,
-        validation: str | None = None,
-        test: str | None = None,
-        predict: str | None = None,
-        tokenizer: str | None = None,
+        train: Given | None = None,
+        validation: Given | None = None,
+        test: Given | None = None,
+        predict: Given | None = None,
+        tokenizer: str | Path | None = None,
         convert: str | None = None,
         columns: dict[str, str | None] | None = None,
         format: str | None = None,
@@ -107,7 +110,7 @@ class PreferenceDataModule(LightningDataModule):
         on_overlong: OnOverlong = "truncate",
         on_bad_row: Literal["error", "drop"] = "error",
         on_no_preference: Literal["error", "drop"] = "drop",
-        chat_template: str | None = None,
+        chat_template: str | Path | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
         system_prompt: str | None = None,
         eos_token: str | None = None,
@@ -116,7 +119,7 @@ class PreferenceDataModule(LightningDataModule):
         separator: str = "",
         streaming: bool = False,
         stream_buffer: int = 10_000,
-        cache_dir: str | None = None,
+        cache_dir: str | Path | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -146,10 +149,15 @@ class PreferenceDataModule(LightningDataModule):
             separator=separator,
         )
         self.sets = DataSets(
-            {"train": train, "validation": validation, "test": test, "predict": predict},
+            {
+                "train": as_source(train, "train"),
+                "validation": as_source(validation, "validation"),
+                "test": as_source(test, "test"),
+                "predict": as_source(predict, "predict"),
+            },
             recipe,
-            tokenizer_name=tokenizer,
-            chat_template=chat_template,
+            tokenizer_name=as_text(tokenizer),
+            chat_template=as_text(chat_template),
             eos_token=eos_token,
             val_split=val_split,
             split_seed=split_seed,
@@ -160,6 +168,12 @@ class PreferenceDataModule(LightningDataModule):
         self.val_split, self.split_seed = val_split, split_seed
         self.streaming, self.stream_buffer = streaming, stream_buffer
         self.num_workers = int(not_negative("data.num_workers", num_workers))
+        if streaming and num_workers:
+            raise ConfigError(
+                "A stream is read by the training process itself.",
+                got=f"data.streaming: true, data.num_workers: {num_workers}",
+                fix="Leave data.num_workers at 0.",
+            )
         self._loader: TrainingLoader | None = None
         self._pending: dict[str, Any] | None = None
 
@@ -225,6 +239,8 @@ class PreferenceDataModule(LightningDataModule):
                 fix="Give held-out data as data.validation.",
             )
         sets.source(_STAGES[stage][0])
+        if stage != "predict":
+            sets.check_reference(streamed=self.streaming and stage == "fit")
         return [split for split in _STAGES[stage] if sets.has(split) and not (self.streaming and split == "train")]
 
     def _publish(self, *splits: str) -> None:
@@ -288,14 +304,21 @@ class PreferenceDataModule(LightningDataModule):
     # ---------------------------------------------------------------- loaders
 
     def train_dataloader(self) -> TrainingLoader:
-        """Training batches, resumable inside an epoch and inside an accumulation window."""
+        """Training batches, resumable inside an epoch and inside an accumulation window.
+
+        With `trainer.overfit_batches` they hold the first rows, in every epoch the same.
+        """
         trainer = self.trainer
         assert trainer is not None
         run = run_of(trainer, self._take_pending)
+        batching = self._batching()
+        if trainer.overfit_batches:
+            # Lightning turns off shuffling by itself, but only in loaders of torch.
+            batching = replace(batching, shuffle=False, bucket=False)
         if self.streaming:
-            self._loader = self._batching().stream(self._row_stream(), self._collator("train"), run)
+            self._loader = batching.stream(self._row_stream(), self._collator("train"), run)
         else:
-            loader = self._batching().training(self.sets.stores["train"], self._collator("train"), run)
+            loader = batching.training(self.sets.stores["train"], self._collator("train"), run)
             self._loader = loader
             self._check_coverage(loader)
         return self._loader
@@ -337,7 +360,7 @@ class PreferenceDataModule(LightningDataModule):
         if not len(loader):
             raise DataError(
                 "There is not one training batch.",
-                file=self.sets.source("train"),
+                file=str(self.sets.source("train")),
                 value=f"{len(loader.examples)} examples, batch_size {self.batch_size}, drop_last {self.drop_last}",
                 fix="Set data.drop_last: false, lower data.batch_size, or give more data.",
             )

@@ -26,6 +26,7 @@ from lit_align.data.readers import peek, read_rows
 from lit_align.data.render import Renderer, group_key
 from lit_align.data.report import DataReport
 from lit_align.data.schema import normalise, recognise
+from lit_align.data.sources import InMemory, Source
 from lit_align.data.store import ExampleStore, Record
 from lit_align.data.tokenise import OnOverlong, Tokeniser
 
@@ -102,7 +103,7 @@ class Pipeline:
         self.learner = learner
         self.end_tokens = end_tokens
 
-    def cached(self, source: str, folder: Path, *, training: bool = True) -> tuple[ExampleStore, DataReport]:
+    def cached(self, source: Source, folder: Path, *, training: bool = True) -> tuple[ExampleStore, DataReport]:
         """The examples of a source, from the cache in `folder` or made and put there.
 
         Args:
@@ -118,13 +119,13 @@ class Pipeline:
         found = cache.load(key)
         if found is not None:
             store, report = found
-            report.places.source = source
+            report.places.source = str(source)
             return store, report
-        report = DataReport(source)
+        report = DataReport(str(source))
         store = cache.save(key, self.records(source, report, training=training), report)
         return store, report
 
-    def key(self, source: str, *, training: bool = True) -> str:
+    def key(self, source: Source, *, training: bool = True) -> str:
         """Names the examples of a source by everything that they depend on."""
         return cache_key(
             {
@@ -138,18 +139,18 @@ class Pipeline:
             }
         )
 
-    def records(self, source: str, report: DataReport, *, training: bool = True) -> Iterator[Record]:
+    def records(self, source: Source, report: DataReport, *, training: bool = True) -> Iterator[Record]:
         """Reads and tokenises a source row by row, counting in `report`; raises at its end if nothing is left."""
         # Local files are read once, so that no copy of them stays in the cache of `datasets`.
-        rows = read_rows(source, streaming=local_path(source) is not None)
-        fmt = self.recognise(source, *peek(rows))
+        rows = read_rows(source, streaming=isinstance(source, str) and local_path(source) is not None)
+        fmt = self.recognise(str(source), *peek(rows))
         report.format = fmt.describe()
         report.notes += self._notes(fmt)
         steps = RowSteps(self, fmt, report)
         # Closed before an error is printed: a bar that is still alive would draw over the message.
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
             total = getattr(rows, "num_rows", None)
-            yield from steps.records(bar.track(rows, total, description=f"tokenising {escape(source)}"))
+            yield from steps.records(bar.track(rows, total, description=f"tokenising {escape(str(source))}"))
         steps.checks.finish(training)
 
     def _notes(self, fmt: Format) -> list[str]:
@@ -161,11 +162,11 @@ class Pipeline:
             notes.append("the chat template writes today's date: examples made on another day differ")
         return notes
 
-    def first(self, source: str, count: int) -> Preview:
+    def first(self, source: Source, count: int) -> Preview:
         """The first rows of a source that get as far as the tokeniser, and what comes of them."""
         rows = read_rows(source, streaming=True)
-        fmt = self.recognise(source, *peek(rows))
-        steps = RowSteps(self, fmt, DataReport(source))
+        fmt = self.recognise(str(source), *peek(rows))
+        steps = RowSteps(self, fmt, DataReport(str(source)))
         first = list(steps.tokeniser.many(islice(steps.canonical(rows), count)))
         return Preview(fmt, first, steps.tokeniser.specials.ends, steps.report.places)
 
@@ -283,8 +284,10 @@ class RowSteps:
                     yield result
 
 
-def fingerprint(source: str) -> str:
+def fingerprint(source: Source) -> str:
     """Changes with the data that a source stands for."""
+    if isinstance(source, InMemory):
+        return source.fingerprint
     path = local_path(source)
     if path is None:
         # A name on the hub: the library knows the revision that it has read.

@@ -16,6 +16,7 @@ from datasets.exceptions import DatasetGenerationError
 from lit_align.core.errors import ConfigError, DataError
 from lit_align.data.canonical import BEFORE_COLUMN, FILE_COLUMN, ROW_COLUMN
 from lit_align.data.files import SUFFIXES, Row, iterate_file, suffix_of, without_nulls
+from lit_align.data.sources import InMemory, Source
 
 _JSON_COLUMN = "__json__"
 _PLACE = {ROW_COLUMN: Value("int64"), FILE_COLUMN: Value("string"), BEFORE_COLUMN: Value("int64")}
@@ -27,7 +28,11 @@ _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json",
 
 
 def read_rows(
-    source: str | Path, *, split: str | None = None, streaming: bool = False, cache_dir: str | Path | None = None
+    source: Source | Path,
+    *,
+    split: str | None = None,
+    streaming: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> Dataset | IterableDataset:
     """Read rows, each a dict with its columns and its number in `__row__`, in the order of the source.
 
@@ -40,7 +45,7 @@ def read_rows(
     Args:
         source: a file (`.jsonl`, `.json`, `.csv`, also with `.gz`; `.parquet`), a folder of such files, a
             folder saved by `datasets`, or a name on the hub, `org/name` or `org/name:config`. A split may be
-            put behind a folder or a name: `org/name@test`.
+            put behind a folder or a name: `org/name@test`. Or rows in memory.
         split: which split of a folder or name; default `train`, or all of a folder that names no splits.
         streaming: read while iterating, for sets larger than disk or memory.
         cache_dir: where `datasets` keeps its cache.
@@ -49,6 +54,8 @@ def read_rows(
         DataError: where the source cannot be found or read.
         ConfigError: for a split of a single file.
     """
+    if isinstance(source, InMemory):
+        return _number(source.rows, source.name, streaming)
     if "://" in str(source):
         fix = "download the file and give its path, or give a name on the hub such as org/name"
         raise DataError("addresses on the web are not read", file=str(source), value=str(source), fix=fix)

@@ -10,6 +10,7 @@ from lit_align.data.pipeline import Pipeline, RowSteps
 from lit_align.data.places import Places
 from lit_align.data.readers import peek, read_rows
 from lit_align.data.report import DataReport
+from lit_align.data.sources import Source
 
 
 class RowStream:
@@ -22,13 +23,13 @@ class RowStream:
     """
 
     def __init__(
-        self, pipeline: Pipeline, source: str, finished: Callable[[DataReport], None] = lambda report: None
+        self, pipeline: Pipeline, source: Source, finished: Callable[[DataReport], None] = lambda report: None
     ) -> None:
         self.pipeline = pipeline
         self.source = source
         self.finished = finished
-        self.fmt = pipeline.recognise(source, *peek(read_rows(source, streaming=True)))
-        self.places = Places(source)
+        self.fmt = pipeline.recognise(str(source), *peek(read_rows(source, streaming=True)))
+        self.places = Places(str(source))
         """Where the rows stand that were read in any pass."""
         self._steps = self._new_steps()
         self._skipped = 0
@@ -62,7 +63,7 @@ class RowStream:
             self._steps.checks.finish(training=True)
 
     def _new_steps(self) -> RowSteps:
-        report = DataReport(self.source, self.fmt.describe())
+        report = DataReport(str(self.source), self.fmt.describe())
         report.places = self.places
         # Names of all rows of a stream may not fit into memory.
         return RowSteps(self.pipeline, self.fmt, report, check_ids=False)

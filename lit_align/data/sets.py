@@ -8,16 +8,18 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lit_align.core.batch import DataKind
+from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError
 from lit_align.core.pretrained import load_tokenizer
 from lit_align.data.cache import default_folder
 from lit_align.data.pipeline import Pipeline, Preview, Recipe
 from lit_align.data.report import DataReport
+from lit_align.data.sources import Source
 from lit_align.data.splits import hold_out
 from lit_align.data.store import ExampleStore
 from lit_align.data.templates import resolve_template
 from lit_align.data.tokenizers import adjusted, end_tokens, most_positions
+from lit_align.references import Precomputed
 
 
 @dataclass
@@ -27,7 +29,7 @@ class DataSets:
     The method that is to learn from them is asked for its name, its policy and the kind of its data.
     """
 
-    sources: dict[str, str | None]
+    sources: dict[str, Source | None]
     """By split: train, validation, test, predict."""
     recipe: Recipe
     tokenizer_name: str | None = None
@@ -99,7 +101,7 @@ class DataSets:
 
     # ---------------------------------------------------------------- what settings and method say
 
-    def source(self, split: str) -> str:
+    def source(self, split: str) -> Source:
         """Where a split is read from.
 
         Raises:
@@ -122,6 +124,35 @@ class DataSets:
     def is_split(self) -> bool:
         """Whether validation data are held out from the training data."""
         return self.sources["validation"] is None and self.sources["train"] is not None and self.val_split != 0
+
+    def check_reference(self, *, streamed: bool) -> None:
+        """Refuse a precomputed reference that cannot know all values, before it has scored what it can.
+
+        Args:
+            streamed: whether training data are read while training.
+
+        Raises:
+            ConfigError: what is to be scored is not known before training.
+        """
+        choice = getattr(self.method, "reference_choice", None)
+        if choice != "precomputed" and not isinstance(choice, Precomputed):
+            return
+        if getattr(self.method, "needs_kl", False):
+            raise ConfigError(
+                f"{type(self.method).__name__} scores mismatched completions, which change with every shuffle and "
+                "cannot be cached",
+                got="reference: precomputed",
+                fix="use reference: auto",
+            )
+        if not streamed:
+            return
+        examples = [example for _, example in self.preview("train", 8).rows if isinstance(example, Example)]
+        if any(example.reference_logps is None for example in examples):
+            raise ConfigError(
+                "streamed data cannot be scored before training",
+                got="reference: precomputed, data.streaming: true, and rows without columns such as ref_chosen_logps",
+                fix="use reference: auto, or data.streaming: false",
+            )
 
     def _is_trained_on(self, split: str) -> bool:
         return split == "train" or (split == "validation" and self.is_split)

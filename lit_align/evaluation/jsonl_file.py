@@ -1,12 +1,22 @@
-"""A file of JSON lines that grows by whole lines and can be cut back to an earlier length."""
+"""A file of JSON lines that grows by whole lines and can be cut back to an earlier place."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+
+class Mark(TypedDict):
+    """A place in a file, and what stands before it; plain values, for a checkpoint."""
+
+    size: int
+    """Bytes."""
+    digest: str
+    """Of these bytes."""
 
 
 class JsonlFile:
@@ -35,22 +45,50 @@ class JsonlFile:
         lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
         return [json.loads(line) for line in lines]
 
-    def size(self) -> int:
-        """Length in bytes; all of it is on disk when this returns."""
-        if not self.path.exists():
-            return 0
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
-            return os.fstat(file.fileno()).st_size
-
-    def cut(self, size: int) -> None:
-        """Keep the whole lines among the first `size` bytes."""
+    def mark(self) -> Mark:
+        """The file's end; all of it is on disk when this returns."""
+        content = b""
         if self.path.exists():
             with self.path.open("rb") as file:
-                end = file.read(size).rfind(b"\n") + 1
-            os.truncate(self.path, end)
+                os.fsync(file.fileno())
+                content = file.read()
+        return {"size": len(content), "digest": sha256(content).hexdigest()}
+
+    def cut(self, mark: Mark) -> bool:
+        """Go back to `mark`.
+
+        If another run's lines stand here, they are kept beside the file, with `.old` behind its name; the run's own
+        are looked for there.
+
+        Returns:
+            Whether the lines before `mark` were found; if not, the file begins anew.
+        """
+        if not mark["size"]:
+            self.start_over()
+        elif _begins_with(self.path, mark):
+            os.truncate(self.path, mark["size"])
+        elif _begins_with(self._old, mark):
+            partial = self.path.with_name(self.path.name + ".tmp")
+            partial.write_bytes(self._old.read_bytes()[: mark["size"]])
+            self.start_over()
+            os.replace(partial, self.path)
+        else:
+            self.start_over()
+            return False
+        return True
 
     def start_over(self) -> None:
         """Begin anew; the lines of an earlier run stay beside the file, with `.old` behind its name."""
         if self.path.exists():
-            os.replace(self.path, self.path.with_name(self.path.name + ".old"))
+            os.replace(self.path, self._old)
+
+    @property
+    def _old(self) -> Path:
+        return self.path.with_name(self.path.name + ".old")
+
+
+def _begins_with(path: Path, mark: Mark) -> bool:
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return sha256(file.read(mark["size"])).hexdigest() == mark["digest"]

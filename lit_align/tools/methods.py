@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
-import pkgutil
 import re
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import lit_align.methods
@@ -16,6 +15,9 @@ from lit_align.tools.command import explained
 
 _TITLE = re.compile(r'^(?P<name>[^:]+): (?P<authors>.+? (?P<year>\d{4})), "(?P<title>[^"]+)"')
 _LINK = re.compile(r"https?://[^\s,)]+")
+
+_MARKS = ("<!-- methods:start -->", "<!-- methods:end -->")
+"""Lines between which a Markdown file holds the table."""
 
 
 class Method(NamedTuple):
@@ -42,12 +44,9 @@ class Method(NamedTuple):
 def all_methods() -> list[Method]:
     """Every method of the package, by slug."""
     found = []
-    for info in pkgutil.iter_modules(lit_align.methods.__path__):
-        module = importlib.import_module(f"lit_align.methods.{info.name}")
-        for cls in vars(module).values():
-            own = isinstance(cls, type) and issubclass(cls, AlignmentModule) and cls.__module__ == module.__name__
-            if own and not inspect.isabstract(cls):
-                found.append(describe(info.name, cls, module.__doc__ or ""))
+    for name, slug in lit_align.methods.MODULES.items():
+        cls = getattr(lit_align.methods, name)
+        found.append(describe(slug, cls, sys.modules[cls.__module__].__doc__ or ""))
     return found
 
 
@@ -98,15 +97,52 @@ def as_text(methods: list[Method]) -> str:
     )
 
 
+def with_table(text: str, table: str) -> str:
+    """The text of a Markdown file with the table between its marks.
+
+    Raises:
+        ConfigError: each mark does not stand there once, in their order.
+    """
+    marks = "|".join(_MARKS)
+    if tuple(re.findall(marks, text)) != _MARKS:
+        raise ConfigError("the file has no one place for the table of methods", fix=f"mark it: {' ... '.join(_MARKS)}")
+    before, _, after = re.split(marks, text)
+    return f"{before}{_MARKS[0]}\n{table}\n{_MARKS[1]}{after}"
+
+
+def write(file: Path, table: str) -> None:
+    """Put the table into a Markdown file.
+
+    Raises:
+        ConfigError: the file cannot be read or written, or has no place for the table.
+    """
+    try:
+        text = with_table(file.read_text(encoding="utf-8"), table)
+        file.write_text(text, encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "the table of methods cannot be written",
+            got=f"{file}: {getattr(error, 'strerror', None) or error}",
+            fix="name a Markdown file, as in --write README.md",
+        ) from error
+
+
 def main(argv: list[str]) -> None:
     """Run `lit-align methods`.
 
     Raises:
-        ConfigError: there is no such option.
+        ConfigError: there is no such option, or the file to write to will not do.
     """
-    parser = argparse.ArgumentParser("lit-align methods", description="Print the table of methods.")
+    about = "Print the table of methods."
+    parser = argparse.ArgumentParser("lit-align methods", description=about, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--markdown", action="store_true", help="as it stands in the README")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put it into a Markdown file, as README.md")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise explained("methods", f"unrecognized arguments: {' '.join(unknown)}", {"markdown"})
-    print((as_markdown if arguments.markdown else as_text)(all_methods()))
+        raise explained("methods", f"unrecognized arguments: {' '.join(unknown)}", {"markdown", "write"})
+    methods = all_methods()
+    if arguments.write:
+        write(arguments.write, as_markdown(methods))
+        print(f"{arguments.write}: {len(methods)} methods")
+    else:
+        print((as_markdown if arguments.markdown else as_text)(methods))

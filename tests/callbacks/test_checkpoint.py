@@ -20,8 +20,8 @@ from tests.callbacks.toy import Kill, ToyData, ToyModule, assert_same_run, build
 from tests.launch import RankError, launch
 
 
-def names(folder: Path) -> list[str]:
-    found = (path.name.removeprefix("step=") for path in (folder / "checkpoints").iterdir())
+def names(folder: Path, inside: str = "checkpoints") -> list[str]:
+    found = (path.name.removeprefix("step=") for path in (folder / inside).iterdir())
     return sorted(found, key=lambda name: int(name.split(".")[0]))
 
 
@@ -152,13 +152,43 @@ def test_a_run_killed_before_its_first_checkpoint_does_not_go_on_from_an_earlier
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints.old").iterdir()} == older
 
 
-def test_a_run_that_goes_on_from_a_named_file_leaves_the_folder_alone(tmp_path):
+def step_of(path: Path) -> int:
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+def test_going_back_sets_the_later_checkpoints_aside(tmp_path):
+    """Killed before its next save, the run must not go on from the steps that it took anew."""
     train(tmp_path, max_steps=6)
     file = tmp_path / "checkpoints" / "step=4.ckpt"
     with pytest.raises(RankError, match="died"):
         launch(train, tmp_path, Kill("on_train_batch_end", 1), ckpt_path=str(file), world=1)
-    assert names(tmp_path) == ["4.ckpt", "6.ckpt"]
-    assert not (tmp_path / "checkpoints.old").exists()
+    assert names(tmp_path) == ["4.ckpt"]
+    assert names(tmp_path, "checkpoints.old") == ["6.ckpt"]
+
+
+def test_going_on_from_an_earlier_run(tmp_path):
+    """Its checkpoint comes back into the folder, those of the run since then leave it, and nothing is lost."""
+    first = train(tmp_path, max_steps=4)
+    train(tmp_path, max_steps=6)
+    assert names(tmp_path, "checkpoints.old") == ["2.ckpt", "4.ckpt"]
+    file = tmp_path / "checkpoints.old" / "step=4.ckpt"
+    with pytest.raises(RankError, match="died"):
+        launch(train, tmp_path, Kill("on_train_batch_end", 1), ckpt_path=str(file), world=1)
+    assert names(tmp_path) == ["4.ckpt"]
+    assert names(tmp_path, "checkpoints.old") == ["2.ckpt", "4.ckpt"]
+    assert names(tmp_path, "checkpoints.older") == ["4.ckpt", "6.ckpt"]
+    kept = torch.load(tmp_path / "checkpoints" / "step=4.ckpt", weights_only=True)["state_dict"]
+    torch.testing.assert_close(kept, dict(first.state_dict()), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_name_is_taken_in(tmp_path):
+    train(tmp_path, max_steps=4)
+    file = (tmp_path / "checkpoints" / "step=2.ckpt").rename(tmp_path / "mine.ckpt")
+    with pytest.raises(RankError, match="died"):
+        launch(train, tmp_path, Kill("on_train_batch_end", 1), ckpt_path=str(file), world=1)
+    assert names(tmp_path) == ["2.ckpt"]
+    assert step_of(tmp_path / "checkpoints" / "step=2.ckpt") == 2
+    assert file.exists()
 
 
 class Evaluated(ToyModule):

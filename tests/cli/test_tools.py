@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,48 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_readmes_table_is_what_the_command_prints(capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    between = readme.split("<!-- methods:start -->\n")[1].split("\n<!-- methods:end -->")[0]
+    between = readme.split("<!-- methods:start -->\n")[1].split("<!-- methods:end -->")[0]
     assert main(["methods", "--markdown"]) == 0
-    assert capsys.readouterr().out == between + "\n", "run `lit-align methods --markdown` and paste it"
+    assert capsys.readouterr().out == between, "run: lit-align methods --write README.md"
+
+
+def test_the_table_is_written_between_its_marks(tmp_path, capsys):
+    file = tmp_path / "README.md"
+    file.write_text("# Mine\n\n<!-- methods:start -->\nold\n<!-- methods:end -->\n\nThe end.\n")
+    for _ in range(2):
+        assert main(["methods", "--write", str(file)]) == 0
+        assert capsys.readouterr().out == f"{file}: {len(all_methods())} methods\n"
+        table = as_markdown(all_methods())
+        expected = f"# Mine\n\n<!-- methods:start -->\n{table}\n<!-- methods:end -->\n\nThe end.\n"
+        assert file.read_text() == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# Mine\n", "<!-- methods:end --> <!-- methods:start -->", "<!-- methods:start --><!-- methods:end -->" * 2],
+    ids=["none", "reversed", "twice"],
+)
+def test_a_file_without_one_place_for_the_table_stays_as_it_is(tmp_path, text, capsys):
+    file = tmp_path / "README.md"
+    file.write_text(text)
+    assert main(["methods", "--write", str(file)]) == 2
+    assert "<!-- methods:start -->" in capsys.readouterr().err
+    assert file.read_text() == text
+
+
+def test_a_file_for_the_table_that_is_not_there(tmp_path, capsys):
+    assert main(["methods", "--write", str(tmp_path / "none.md")]) == 2
+    assert "none.md: No such file" in capsys.readouterr().err
+    assert main(["methods", "--write"]) == 2
+    assert "--write" in capsys.readouterr().err
+
+
+def test_the_readme_says_what_the_command_prints(capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in set(re.findall(r"`lit-align (methods[^`]*)`", readme)) - {"methods --write README.md"}:
+        assert main(command.split()) == 0
+        is_markdown = capsys.readouterr().out.startswith("| Method |")
+        assert is_markdown == ("--markdown" in command)
 
 
 def test_the_table_has_a_row_for_every_method_file():

@@ -26,6 +26,17 @@ def test_fit_sees_every_row_once_per_epoch_in_another_order(tmp_path, make, pair
     assert [seen[2] for seen in epochs[0]] != [seen[2] for seen in epochs[1]]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_overfitting_sees_the_same_few_rows_again_and_again(tmp_path, make, pairs, streaming):
+    data = make(pairs, validation=pairs, streaming=streaming)
+    settings = {"max_steps": 6} if streaming else {}
+    method = fit(tmp_path, data, max_epochs=3, overfit_batches=2, **settings)
+    assert [(epoch, rows) for epoch, _, rows, _, _ in method.seen] == [
+        (epoch, rows) for epoch in range(3) for rows in ([1, 2, 3, 4], [5, 6, 7, 8])
+    ]
+    assert len(method.validated) == 3 * 2
+
+
 def test_the_report_is_printed_and_saved(tmp_path, make, pairs, capsys):
     fit(tmp_path, make(pairs, val_split=0.25))
     printed = capsys.readouterr().out
@@ -161,6 +172,11 @@ def test_reference_values_reach_the_batches(tmp_path, make, pairs):
     assert data.reference_splits() == ["train", "validation"]
     assert data.fingerprint("train") != data.fingerprint("validation")
     assert data.fingerprint("train") != make(pairs, val_split=6, max_length=99).fingerprint("train")
+
+
+def test_a_stream_has_no_workers(pairs):
+    with pytest.raises(ConfigError, match=r"data\.streaming: true, data\.num_workers: 2"):
+        PreferenceDataModule(pairs, streaming=True, num_workers=2)
 
 
 @pytest.mark.parametrize(

@@ -75,20 +75,40 @@ def test_words_of_any_language_stay_readable(tmp_path):
 
 def test_cutting(tmp_path):
     file = JsonlFile(tmp_path / "a.jsonl")
-    assert file.size() == 0
-    file.cut(10)
+    marks = [file.mark()]
     for number in range(3):
         file.append({"n": number})
-    size = file.size()
+        marks.append(file.mark())
     with file.path.open("ab") as raw:
         raw.write(b'{"half": ')
     assert [record["n"] for record in file.read()] == [0, 1, 2]
-    file.cut(10**6)
-    assert file.size() == size, "an unfinished line goes"
-    file.cut(size * 2 // 3 + 1)
+    assert file.cut(marks[3])
+    assert file.mark() == marks[3], "an unfinished line goes"
+    assert file.cut(marks[2])
     assert [record["n"] for record in file.read()] == [0, 1]
-    file.cut(0)
+    assert file.cut(marks[0])
     assert file.read() == []
+    assert not file.cut(marks[2]), "these lines are gone"
+
+
+def test_lines_of_another_run_are_told_apart(tmp_path):
+    file, old = JsonlFile(tmp_path / "a.jsonl"), JsonlFile(tmp_path / "a.jsonl.old")
+    for number in range(3):
+        file.append({"first": number})
+        if number == 1:
+            mark = file.mark()
+    file.start_over()
+    for number in range(4):
+        file.append({"other": number})
+    assert file.cut(mark)
+    assert file.read() == [{"first": 0}, {"first": 1}]
+    assert old.read() == [{"other": number} for number in range(4)]
+    file.start_over()
+    file.append({"third": 0})
+    file.start_over()
+    assert not file.cut(mark)
+    assert file.read() == []
+    assert old.read() == [{"third": 0}]
 
 
 def test_starting_over_keeps_one_old_file(tmp_path):

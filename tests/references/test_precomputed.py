@@ -171,11 +171,11 @@ def test_scoring_fills_and_generation_has_nothing_to_fill(tiny_model_dir, pairs_
     watch = Watch()
     trainer = make_trainer(tmp_path, [watch], AlignTrainer)
     records = trainer.score(dpo(tiny_model_dir, tmp_path / "logps"), make_data(tmp_path, predict=pairs_file))
-    assert len(records) == 6
-    for batch in watch.batches:
-        by_row = {record["row"]: record["chosen_logps"] for record in records}
-        expected = [by_row[row] for row in batch.source_rows.tolist()]
-        assert batch.reference_logps[batch.chosen].tolist() == pytest.approx(expected, abs=1e-4)
+    assert len(records) == 12
+    cached = [value for batch in watch.batches for value in batch.reference_logps.tolist()]
+    assert sorted(cached) == sorted(record["reference_logps"] for record in records)
+    for record in records:
+        assert record["reference_logps"] == pytest.approx(record["logps"], abs=1e-4)
     trainer.generate(dpo(tiny_model_dir, tmp_path / "none"), make_data(tmp_path, predict=pairs_file), max_new_tokens=2)
     assert not (tmp_path / "none").exists()
 
@@ -253,10 +253,38 @@ def test_ranks_all_refuse_a_cache_of_another_model(tiny_model_dir, pairs_file, t
     assert str(caught.value).count("ConfigError: cached reference log-probabilities are not those") == 2
 
 
-def test_changing_completions_of_kto_are_refused(tiny_model_dir, pairs_file, tmp_path):
-    module = KTO(policy=tiny_model_dir, reference=Precomputed(str(tmp_path / "logps")))
+@pytest.mark.parametrize("reference", ["precomputed", "an object"])
+def test_changing_completions_of_kto_are_refused_before_anything_is_read(
+    reference, tiny_model_dir, pairs_file, tmp_path
+):
+    given = reference if reference == "precomputed" else Precomputed(str(tmp_path / "logps"))
+    module = KTO(policy=tiny_model_dir, reference=given)
     with pytest.raises(ConfigError, match="mismatched completions"):
         fit(module, pairs_file, tmp_path, convert="pairs_to_unpaired")
+    assert not hasattr(module, "policy")
+    assert not (tmp_path / "logps").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_kto_scores_with_a_precomputed_reference(tiny_model_dir, pairs_file, tmp_path):
+    module = KTO(policy=tiny_model_dir, reference=Precomputed(str(tmp_path / "logps")))
+    trainer = make_trainer(tmp_path, kind=AlignTrainer)
+    assert len(trainer.score(module, make_data(tmp_path, predict=pairs_file))) == 12
+
+
+def test_a_stream_is_refused_before_held_out_rows_are_scored(tiny_model_dir, pairs_file, tmp_path):
+    data = make_data(tmp_path, train=pairs_file, validation=pairs_file, streaming=True)
+    with pytest.raises(ConfigError, match="streamed data cannot be scored"):
+        make_trainer(tmp_path).fit(dpo(tiny_model_dir, tmp_path / "logps"), data)
+    assert not (tmp_path / "logps").exists()
+
+
+def test_a_stream_may_bring_its_own_values(tiny_model_dir, pairs_file, tmp_path):
+    rows = [json.loads(line) for line in Path(pairs_file).read_text().splitlines()]
+    known = [row | {"ref_chosen_logps": -9.0, "ref_rejected_logps": -8.0} for row in rows]
+    module = dpo(tiny_model_dir, tmp_path / "logps")
+    make_trainer(tmp_path).fit(module, make_data(tmp_path, train=known, streaming=True))
+    assert module.trainer.global_step == 3
 
 
 def test_refreshing_is_refused(tiny_model_dir, pairs_file, tmp_path):
