@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lit_align.core.errors import ConfigError
+from lit_align.core.hyperparameters import savable
 from lit_align.evaluation.jsonl_logger import JsonlLogger
 
 _KEY = "exact_resume"
@@ -131,10 +132,13 @@ class ExactResume(Callback):
 
 def _settings(trainer: Trainer) -> dict[str, Any]:
     """What must not change; plain values."""
-    data = trainer.datamodule
+    data, module = trainer.datamodule, trainer.lightning_module
     return {
         "world_size": trainer.world_size,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "precision": str(trainer.precision),
+        "method": type(module).__name__,
+        **{f"model.{name}": value for name, value in savable(module.hparams).items() if not name.startswith("_")},
     } | {name: getattr(data, name) for name in _BATCH_SETTINGS if hasattr(data, name)}
 
 

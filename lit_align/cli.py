@@ -66,9 +66,11 @@ class SaveRunConfig(SaveConfigCallback):
         super().__init__(parser, shared, **kwargs)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save when training; other verbs leave the file of the training run as it is."""
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+        """Save nothing yet: a checkpoint may refuse these settings, and the folder is that of its run."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save; other verbs leave the file of the training run as it is."""
+        super().setup(trainer, pl_module, "fit")
 
 
 class LitAlignCLI(LightningCLI):

@@ -33,6 +33,7 @@ class JsonlLogger(Logger):
     def __init__(self, save_dir: str = ".") -> None:
         super().__init__()
         self.file = JsonlFile(Path(save_dir) / "metrics.jsonl")
+        self._hyperparams: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -67,12 +68,19 @@ class JsonlLogger(Logger):
             metrics: names and scalar values.
             step: as Lightning counts for its loggers, from 0.
         """
+        self._write_hyperparams()
         self.file.append(self.record(metrics, step))
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Write `hparams.json`; values that JSON does not know are written as text."""
-        values = vars(params) if isinstance(params, Namespace) else dict(params)
+        """Keep them until training logs: a run that is refused leaves the file of the one before it."""
+        self._hyperparams = vars(params) if isinstance(params, Namespace) else dict(params)
+
+    def _write_hyperparams(self) -> None:
+        """Write `hparams.json` once; values that JSON does not know are written as text."""
+        values, self._hyperparams = self._hyperparams, None
+        if values is None:
+            return
         path = self.file.path.with_name("hparams.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".tmp")
@@ -81,8 +89,11 @@ class JsonlLogger(Logger):
 
     @staticmethod
     def record(metrics: Mapping[str, Any], step: int | None) -> dict[str, Any]:
-        """The object that a line holds: step (from 1), epoch, then the metrics in the order of logging."""
-        values = {name: _plain(value) for name, value in metrics.items()}
+        """The object that a line holds: step (from 1), epoch, then the metrics by name.
+
+        The order of logging would tell whether the run was resumed: it is that in which Lightning first saw them.
+        """
+        values = {name: _plain(metrics[name]) for name in sorted(metrics)}
         head = {} if step is None else {"step": step + 1}
         if "epoch" in values:
             head["epoch"] = values.pop("epoch")

@@ -145,7 +145,8 @@ def resume_and_compare(folder, path, step, whole, batches, settings):
     """Go on from a checkpoint at the end of the first or second epoch, and see that all is as it was."""
     metrics = (folder / "metrics.jsonl").read_bytes()
     again = Batches()
-    resumed = train(folder, again, ckpt_path=str(path), checkpoint=RunCheckpoint(every_n_steps=0), **settings)
+    end = RunCheckpoint(every_n_steps=0, keep=-1)
+    resumed = train(folder, again, ckpt_path=str(path), checkpoint=end, **settings)
     over = step // steps_per_epoch(settings)
     done = over * settings.get("limit_train_batches", 13)
     assert again.seen == batches.seen[done:]

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn
 from torch.optim import SGD
 
+import lit_align
 from lit_align import DPO, PreferenceDataModule, Trainer
 from lit_align.callbacks import ExactResume, RunCheckpoint
 from lit_align.core.errors import ConfigError
@@ -162,3 +163,40 @@ def test_checkpoints_of_ones_own_stand_beside_ours(tiny_model_dir, tmp_path):
     fit(6, "last")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [row["step"] for row in map(json.loads, lines) if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "named"),
+    [
+        ("IPO", {}, "method: DPO then, IPO now"),
+        ("DPO", {"beta": 0.5}, "model.beta: 0.1 then, 0.5 now"),
+        ("DPO", {"reference": "none"}, "model.reference: auto then, none now"),
+    ],
+)
+def test_another_method_does_not_go_on(tiny_model_dir, tmp_path, method, settings, named):
+    train(DPO(policy=tiny_model_dir), tmp_path, callbacks())
+    other = getattr(lit_align, method)(policy=tiny_model_dir, **settings)
+    path = tmp_path / "checkpoints" / f"step={STEPS - 2}.ckpt"
+    with pytest.raises(ConfigError, match=named):
+        train(other, tmp_path, callbacks(), resume=str(path))
+    allowed = [ExactResume(allow_changes=True), RunCheckpoint(every_n_steps=2, keep=-1)]
+    train(getattr(lit_align, method)(policy=tiny_model_dir, **settings), tmp_path, allowed, resume=str(path))
+
+
+def test_lines_do_not_tell_of_a_restart(tiny_model_dir, tmp_path):
+    """Metrics of logged steps alone come first in a run that begins with such a step, and last in any other."""
+    file = write_pairs(tmp_path)
+
+    def fit(folder: str, *more: L.Callback, resume: str | None = None) -> bytes:
+        trainer = Trainer(
+            default_root_dir=str(tmp_path / folder), accelerator="cpu", max_steps=7, log_every_n_steps=3,
+            callbacks=[RunCheckpoint(every_n_steps=1), *more], enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        with suppress(InterruptedError):
+            data = PreferenceDataModule(file, batch_size=2, cache_dir=str(tmp_path / "cache"))
+            trainer.fit(DPO(policy=tiny_model_dir), data, ckpt_path=resume)
+        return (tmp_path / folder / "metrics.jsonl").read_bytes()
+
+    whole = fit("whole")
+    fit("killed", Crash(5))
+    assert fit("killed", resume="last") == whole
