@@ -85,6 +85,13 @@ def _run(arguments: list[str]) -> int:
             raise
         print(f"lit-align: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # Without a file it is no business of the user's disk.
+        if error.filename is None or os.environ.get(DEBUG):
+            raise
+        fix = "check that the path is right, may be written to, and has room"
+        print(f"lit-align: {error.strerror}\n  got: {error.filename}\n  fix: {fix}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(arguments: list[str]) -> int:

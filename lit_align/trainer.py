@@ -143,7 +143,7 @@ class AlignTrainer(Trainer):
         Args:
             model: a method; its policy writes.
             datamodule: the data.
-            ckpt_path: checkpoint to read, `last` for the newest of the run folder; None: the policy as it is named.
+            ckpt_path: checkpoint to read, `last` for the newest of the run folder; None: the policy as it is.
             out: file to write; None: generated.jsonl in the run folder.
             max_new_tokens: longest completion, tokens.
             temperature: 0 takes the likeliest token each time; 1 samples from the model.
@@ -174,7 +174,7 @@ class AlignTrainer(Trainer):
             model: a method; its policy scores.
             datamodule: the data, of any kind that holds responses: pairs, ranked, labelled or single ones, whatever the
                 method learns from. `convert` is passed over.
-            ckpt_path: checkpoint to read, `last` for the newest of the run folder; None: the policy as it is named.
+            ckpt_path: checkpoint to read, `last` for the newest of the run folder; None: the policy as it is.
             out: file to write; None: scores.jsonl in the run folder.
 
         Returns:
