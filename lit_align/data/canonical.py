@@ -29,6 +29,7 @@ EMPTY_RESPONSE = "empty response"
 UNSCORED_RESPONSE = "response without a score"
 IDENTICAL_PAIR = "pair of identical responses"
 REPEATED_PROMPT = "prompt repeated inside both responses"
+UNDESIRABLE = "the response is labelled undesirable"
 FEW_RESPONSES = "fewer than two responses that can be compared"
 BAD_ROW = "bad row"
 
@@ -89,12 +90,15 @@ class Format(NamedTuple):
     """Columns that are read, under their canonical names."""
     ignored: tuple[str, ...] = ()
     """Columns that are not read."""
+    repeats_prompt: bool = False
+    """Whether both responses of every pair begin with the text of the prompt, which is then cut off."""
 
     def describe(self) -> str:
         """One line for people: the format, the kind, and what is read."""
         style = "conversational" if self.conversational else "plain text"
         unread = f"; not read: {', '.join(self.ignored)}" if self.ignored else ""
-        return f"{self.name} ({self.kind.value}, {style}); columns: {', '.join(self.used)}{unread}"
+        cut = "; both responses begin with the prompt, which is cut off" if self.repeats_prompt else ""
+        return f"{self.name} ({self.kind.value}, {style}); columns: {', '.join(self.used)}{unread}{cut}"
 
 
 class Rules(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import DataError
@@ -92,3 +93,29 @@ class SetChecks:
                 value=label,
                 fix=f"add {missing} completions (label {str(not label).lower()}), or fine-tune with SFT instead",
             )
+
+
+def check_split_labels(labels: Mapping[bool, int], source: str, amount: float, seed: int) -> None:
+    """Refuse a split that leaves one label to learn from, although the set has both.
+
+    Args:
+        labels: how many examples of the training part have each label; empty where they have none.
+        source: of the set, for messages.
+        amount: that was held out, as `val_split` says it.
+        seed: of the split.
+
+    Raises:
+        DataError: all labels of the training part are the same.
+    """
+    if len(labels) != 1:
+        return
+    [(label, count)] = labels.items()
+    missing = "undesirable" if label else "desirable"
+    raise DataError(
+        f"the validation split leaves {count} labels that are all the same, so there is no preference to learn",
+        file=source,
+        field="label",
+        value=f"{str(label).lower()}; data.val_split {amount}, data.split_seed {seed}",
+        fix=f"add {missing} completions (label {str(not label).lower()}), set another data.split_seed, or give "
+        "held-out data as data.validation",
+    )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import ConfigError
 from lit_align.data.assemble import same_response
-from lit_align.data.canonical import IDENTICAL, IDENTICAL_PAIR, TIED, UNDECIDED, CanonicalRow, Dropped
+from lit_align.data.canonical import IDENTICAL, IDENTICAL_PAIR, TIED, UNDECIDED, UNDESIRABLE, CanonicalRow, Dropped
 
 Converted = list[CanonicalRow | Dropped]
 
@@ -76,6 +76,11 @@ def pairs_to_chosen(row: CanonicalRow) -> Converted:
     return rows or [Dropped(row.row, UNDECIDED, "each response is rejected")]
 
 
+def unpaired_to_desirable(row: CanonicalRow) -> Converted:
+    """The desirable responses as demonstrations; the others are left out and counted."""
+    return [row._replace(label=None) if row.label else Dropped(row.row, UNDESIRABLE)]
+
+
 CONVERSIONS = {
     "best_worst": Conversion(DataKind.RANKED, DataKind.PAIRS, best_worst),
     "all_pairs": Conversion(DataKind.RANKED, DataKind.PAIRS, all_pairs),
@@ -83,6 +88,7 @@ CONVERSIONS = {
     "ranked_to_best": Conversion(DataKind.RANKED, DataKind.DEMONSTRATIONS, ranked_to_best),
     "pairs_to_unpaired": Conversion(DataKind.PAIRS, DataKind.UNPAIRED, pairs_to_unpaired),
     "pairs_to_chosen": Conversion(DataKind.PAIRS, DataKind.DEMONSTRATIONS, pairs_to_chosen),
+    "unpaired_to_desirable": Conversion(DataKind.UNPAIRED, DataKind.DEMONSTRATIONS, unpaired_to_desirable),
 }
 """All conversions by the name that the setting `convert` takes."""
 

@@ -26,6 +26,7 @@ class Fields:
         recorded: whether the responses were recorded from models, some of which said nothing: empty ones are
             then passed on, to be left out and counted, rather than refused.
         columns: all that the row has, for messages.
+        repeats_prompt: whether both responses of every pair of the file begin with the text of its prompt.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Fields:
         *,
         recorded: bool = False,
         columns: Iterable[str] | None = None,
+        repeats_prompt: bool = False,
     ) -> None:
         self.values, self.file, self.row, self.recorded = values, file, row, recorded
+        self.repeats_prompt = repeats_prompt
         self.columns = list(values if columns is None else columns)
 
     def error(self, what: str, field: str, fix: str, value: Any = None) -> DataError:

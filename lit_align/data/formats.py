@@ -14,6 +14,9 @@ from lit_align.data.fields import Fields
 COMMON = ("tools", "chat_template_kwargs", "id")
 """Columns that every format may have."""
 
+LABELS = ("label", "kto_tag")
+"""Columns that say whether a response is desirable."""
+
 
 class FormatSpec(NamedTuple):
     """A format: what it needs, and how its rows are read."""

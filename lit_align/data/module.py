@@ -50,7 +50,7 @@ class PreferenceDataModule(LightningDataModule):
         predict: source of prompts for `lit-align generate` and of responses for `lit-align score`.
         tokenizer: folder or hub name; None: the policy's.
         convert: makes another kind of data: best_worst, all_pairs, adjacent_pairs, pairs_to_unpaired,
-            pairs_to_chosen, ranked_to_best.
+            pairs_to_chosen, ranked_to_best, unpaired_to_desirable.
         columns: names of columns, as `name here: name in the file`; null leaves a column out.
         format: name of the format, where it cannot be told from the columns.
         val_split: rows (an integer) or share (below 1) of `train` to hold out, if there is no `validation`. A

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_align.data.assemble import build_pair, build_ranking, build_row, build_single, same_response
@@ -37,8 +38,12 @@ def pairs(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
     chosen, rejected = fields.response("chosen"), fields.response("rejected")
     if fields.has("prompt"):
         prompt = fields.text("prompt")
-        if not (_repeats(chosen, prompt) and _repeats(rejected, prompt)):
+        if not fields.repeats_prompt:
             return build_pair(fields, prompt, chosen, rejected)
+        for field, response in (("chosen", chosen), ("rejected", rejected)):
+            if not _repeats(response, prompt):
+                fix = "begin it with the prompt, remove the row, or take the prompt out of the responses of all rows"
+                raise fields.error("a response does not begin with the prompt, as in the first rows", field, fix)
         cut = len(prompt)
         return build_pair(fields, prompt, chosen[cut:], rejected[cut:], {REPEATED_PROMPT: 1})
     if same_response(chosen, rejected):
@@ -275,7 +280,20 @@ def _turn(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
+def repeat_prompts(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether pairs of plain texts are laid out with the prompt at the start of both responses.
+
+    One row does not tell: an answer may begin with the words of its question. All rows that are sound must agree.
+    """
+    names = ("prompt", "chosen", "rejected")
+    texts = [[text for text in map(row.get, names) if isinstance(text, str) and text.strip()] for row in rows]
+    sound = [row for row in texts if len(row) == len(names)]
+    return len(sound) > 1 and all(
+        _repeats(chosen, prompt) and _repeats(rejected, prompt) for prompt, chosen, rejected in sound
+    )
+
+
 def _repeats(response: str, prompt: str) -> bool:
     """Whether a response begins with the whole prompt, not just with its letters."""
     rest = response[len(prompt) :]
-    return response.startswith(prompt) and bool(rest.strip()) and not (prompt[-1].isalnum() and rest[0].isalnum())
+    return response.startswith(prompt) and not (prompt[-1].isalnum() and rest[:1].isalnum())

@@ -21,6 +21,7 @@ from lit_align.data.cache import ExampleCache, cache_key, source_fingerprint, to
 from lit_align.data.canonical import CanonicalRow, Dropped, Format, Rules
 from lit_align.data.checks import SetChecks
 from lit_align.data.convert import CONVERSIONS, Conversion, conversions_between, find_conversion
+from lit_align.data.formats import LABELS
 from lit_align.data.places import Places, local_path
 from lit_align.data.readers import peek, read_rows
 from lit_align.data.render import Renderer, group_key
@@ -200,6 +201,9 @@ class Pipeline:
         if name in fitting:
             return find_conversion(name, fmt.kind)
         fix = f"Add convert: {' or '.join(fitting)} under data."
+        if (fmt.kind, wanted) == (DataKind.UNPAIRED, DataKind.DEMONSTRATIONS):
+            hidden = ", ".join(f"{column}: null" for column in fmt.used if column in LABELS)
+            fix = f"{fix} To imitate all responses, whatever their labels say: --data.columns '{{{hidden}}}'."
         if not fitting:
             fix = (
                 f"Give data with {_COLUMNS[wanted]}, naming your columns with data.columns if need be, or another "
@@ -266,6 +270,8 @@ class RowSteps:
         for row, example in self.tokeniser.many(self.canonical(rows)):
             self.checks.result(example if isinstance(example, Dropped) else row)
             if not isinstance(example, Dropped):
+                if example.label is not None:
+                    self.report.labels[example.label] += 1
                 yield Record(example, _group(row))
 
     def canonical(self, rows: Iterable[dict[str, Any]]) -> Iterator[CanonicalRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,8 @@ class DataReport:
         self.completions = Lengths()
         self.margins = Lengths()
         """By how much chosen responses were judged better, to three digits, where the data say so."""
+        self.labels: Counter[bool] = Counter()
+        """How many responses are labelled desirable (True) and undesirable, where the data say so."""
         self.notes: list[str] = []
         """Further lines: the split, what batching leaves out."""
 
@@ -142,6 +144,7 @@ class DataReport:
             "prompt_tokens": self.prompts.quantiles(),
             "completion_tokens": self.completions.quantiles(),
             "margins": self.margins.quantiles() if self.margins.counts else {},
+            "labels": {"desirable": self.labels[True], "undesirable": self.labels[False]} if self.labels else {},
             "notes": self.notes,
         }
 
@@ -162,6 +165,7 @@ class DataReport:
         report = cls(state["source"], state["format"])
         report.places.files = dict(state["files"])
         report.read, report.kept, report.notes = state["read"], state["kept"], list(state["notes"])
+        report.labels = Counter({name == "desirable": count for name, count in state["labels"].items()})
         report.dropped = {reason: Tally(**tally) for reason, tally in state["dropped"].items()}
         report.left_out = {reason: Tally(**tally) for reason, tally in state["left_out"].items()}
         report.events = {name: Tally(**state[name]) for name in EVENTS}
@@ -185,7 +189,14 @@ class DataReport:
         if self.margins.counts:
             values = " / ".join(f"{self.margins.quantile(q):g}" for q in (0, 0.5, 1))
             lines.append(f"  margins (min / median / max; 0 for a pair without one): {values}")
+        if self.labels:
+            lines.append(f"  labels: {count_labels(self.labels)}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+def count_labels(labels: Mapping[bool, int]) -> str:
+    """Numbers of labels, in words."""
+    return f"{labels.get(True, 0)} desirable, {labels.get(False, 0)} undesirable"
 
 
 def publish(reports: dict[str, DataReport], folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import ConfigError, DataError
+from lit_align.data import normalisers
 from lit_align.data.canonical import (
     BAD_ROW,
     DEFAULT_RULES,
@@ -21,7 +22,7 @@ from lit_align.data.canonical import (
     Rules,
 )
 from lit_align.data.fields import Fields, is_json_list
-from lit_align.data.formats import FORMATS, FormatSpec, most
+from lit_align.data.formats import FORMATS, LABELS, FormatSpec, most
 from lit_align.data.suggest import in_words, suggest_mapping
 
 __all__ = ["CanonicalRow", "Completion", "Dropped", "Format", "Message", "Rules", "normalise", "recognise"]
@@ -71,13 +72,14 @@ def recognise(
     usual = [column for column in found if most(column in row for row in rows)]
     matching = [spec for spec in candidates if spec.matches(usual, rows)]
     matching = matching or [spec for spec in candidates if spec.matches(found, rows)]
-    spec = _choose(matching, wanted, found, file)
+    spec = _judged(_choose(matching, wanted, found, file), matching, rows)
     if name is None:
         _check_spelling(spec, usual, rows, mapping, file)
     if spec is None:
         raise _unknown_columns(found, rows, name, file)
     read = set(spec.columns())
     conversational = spec.always_conversational or any(_are_messages(rows, body) for body in spec.bodies)
+    plain_pairs = spec.normalise is normalisers.pairs and not conversational
     if name is None:
         _check_unread(spec, conversational, found, rows, mapping, wanted, file)
     return Format(
@@ -86,6 +88,7 @@ def recognise(
         conversational,
         used=tuple(column for column in found if column in read),
         ignored=tuple(column for column in found if column not in read),
+        repeats_prompt=plain_pairs and normalisers.repeat_prompts(rows),
     )
 
 
@@ -115,13 +118,16 @@ def normalise(
     renamed = rename(row, mapping or {})
     readable = {name: renamed[name] for name in spec.columns() if name in renamed}
     columns = [name for name in renamed if not name.startswith("__")]
-    fields = Fields(readable, file, row_number, recorded=spec.recorded, columns=columns)
+    fields = Fields(
+        readable, file, row_number, recorded=spec.recorded, columns=columns, repeats_prompt=fmt.repeats_prompt
+    )
     try:
         for need in spec.required:
             if "|" not in need:
                 fields.required(need)
             elif not any(fields.has(name) for name in need.split("|")):
                 fields.required(need.split("|")[0])
+        _check_unread_label(spec, renamed, fields)
         result = spec.normalise(fields, fmt.conversational)
     except DataError as error:
         if rules.on_bad_row == "error":
@@ -195,6 +201,43 @@ def _choose(matching: list[FormatSpec], wanted: DataKind | None, found: list[str
         if best:
             return best[0]
     return None
+
+
+def _judged(
+    spec: FormatSpec | None, matching: list[FormatSpec], rows: Sequence[Mapping[str, Any]]
+) -> FormatSpec | None:
+    """The format that reads the same columns as demonstrations and what the rows say of them, where there is one.
+
+    Who wants demonstrations must not imitate responses that the file calls bad without having said so.
+    """
+    if spec is None or spec.kind is not DataKind.DEMONSTRATIONS:
+        return spec
+    for other in matching:
+        judgements = set(other.required) - set(spec.required)
+        columns = [name for need in judgements for name in need.split("|")]
+        given = any(_is_given(row.get(name)) for row in rows for name in columns)
+        if other.kind in _PREFERENCES and set(spec.required) < set(other.required) and given:
+            return other
+    return spec
+
+
+def _check_unread_label(spec: FormatSpec, row: Mapping[str, Any], fields: Fields) -> None:
+    """Refuse a demonstration that says whether it is a good one: the first rows of its file did not."""
+    if spec.kind is not DataKind.DEMONSTRATIONS:
+        return
+    for name in LABELS:
+        if _is_given(row.get(name)):
+            raise fields.error(
+                "a demonstration has a label, which would not be read",
+                name,
+                f"to imitate all responses whatever their labels say, set --data.columns '{{{name}: null}}'; to leave "
+                "out the undesirable ones, label every row and set data.convert=unpaired_to_desirable",
+                row[name],
+            )
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value != ""
 
 
 def _check_spelling(

@@ -12,8 +12,9 @@ from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError
 from lit_align.core.pretrained import load_tokenizer
 from lit_align.data.cache import default_folder
+from lit_align.data.checks import check_split_labels
 from lit_align.data.pipeline import Pipeline, Preview, Recipe
-from lit_align.data.report import DataReport
+from lit_align.data.report import DataReport, count_labels
 from lit_align.data.sources import Source
 from lit_align.data.splits import hold_out
 from lit_align.data.store import ExampleStore
@@ -75,9 +76,15 @@ class DataSets:
         store = self.build(split, kind)
         if self.is_split and split in ("train", "validation"):
             kept, held_out = hold_out(store.groups, self.val_split, self.split_seed)
-            note = f"split by prompt: {len(kept)} examples to learn from, {len(held_out)} held out"
+            training = store.select(kept)
+            labels = f" ({count_labels(training.labels)})" if training.labels else ""
+            note = f"split by prompt: {len(kept)} examples to learn from{labels}, {len(held_out)} held out"
             self.reports[split].notes.append(note)
-            return store.select(kept if split == "train" else held_out)
+            if split == "validation":
+                return store.select(held_out)
+            if (kind or self.kind_of(split)) in (None, DataKind.UNPAIRED):
+                check_split_labels(training.labels, str(self.source(split)), self.val_split, self.split_seed)
+            return training
         return store
 
     def preview(self, split: str, rows: int) -> Preview:

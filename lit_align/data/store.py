@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -139,6 +140,11 @@ class ExampleStore(Sequence[Example]):
     def groups(self) -> list[int]:
         """For each example, the group that a split must keep together."""
         return self._pick(self._table.column("group").to_pylist())
+
+    @property
+    def labels(self) -> Counter[bool]:
+        """How many examples are labelled desirable (True) and undesirable."""
+        return Counter(label for label in self._pick(self._table.column("label").to_pylist()) if label is not None)
 
     @property
     def sizes(self) -> list[Size]:

@@ -6,7 +6,7 @@ import pytest
 
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import ConfigError
-from lit_align.data.canonical import IDENTICAL_PAIR, TIED, CanonicalRow, Dropped
+from lit_align.data.canonical import IDENTICAL_PAIR, TIED, UNDESIRABLE, CanonicalRow, Dropped
 from lit_align.data.convert import (
     CONVERSIONS,
     adjacent_pairs,
@@ -17,6 +17,7 @@ from lit_align.data.convert import (
     pairs_to_chosen,
     pairs_to_unpaired,
     ranked_to_best,
+    unpaired_to_desirable,
 )
 
 RANKED = CanonicalRow(5, "Q?", ["b", "d", "a", "c"], scores=[3.0, 1.0, 4.0, 2.0], id="x")
@@ -112,6 +113,12 @@ def test_pairs_to_chosen():
     assert (row.completions, row.label, row.pairs) == (["a"], None, [])
     [best] = pairs_to_chosen(all_pairs(RANKED)[0])
     assert best.completions == ["a"]
+
+
+def test_unpaired_to_desirable():
+    good = CanonicalRow(4, "Q?", ["a"], label=True)
+    assert unpaired_to_desirable(good) == [good._replace(label=None)]
+    assert unpaired_to_desirable(good._replace(label=False)) == [Dropped(4, UNDESIRABLE)]
 
 
 def test_conversions_are_found_by_name():

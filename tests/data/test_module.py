@@ -132,6 +132,21 @@ def test_unpaired_batches_from_pairs(tmp_path, make, pairs):
     assert sum(int(batch.label.sum()) for batch in method.validated) == 26
 
 
+def test_labelled_responses_are_not_imitated_unasked(make, tmp_path):
+    rows = [{"prompt": f"Q{n}?", "completion": "x", "label": n > 0} for n in range(4)]
+    path = write(tmp_path / "kto.jsonl", rows)
+    with pytest.raises(ConfigError) as caught:
+        make(path).examples("train", DataKind.DEMONSTRATIONS)
+    text = str(caught.value)
+    assert "learns from demonstrations, and this file holds unpaired data." in text
+    assert "Add convert: unpaired_to_desirable under data." in text
+    assert "--data.columns '{label: null}'" in text
+    data = make(path, convert="unpaired_to_desirable")
+    assert [example.row for example in data.examples("train", DataKind.DEMONSTRATIONS)] == [2, 3, 4]
+    assert data.reports["train"].dropped["the response is labelled undesirable"].rows == [1]
+    assert len(make(path, columns={"label": None}).examples("train", DataKind.DEMONSTRATIONS)) == 4
+
+
 def test_a_conversion_with_nothing_to_do_is_noted(make, pairs):
     data = make(pairs, convert="best_worst")
     assert len(data.examples("train", DataKind.PAIRS)) == 26

@@ -83,6 +83,16 @@ def test_published_beside_the_reports_of_other_stages(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["data_report.json"]
 
 
+def test_labels_are_counted():
+    report = filled()
+    assert "labels" not in report.to_text()
+    report.labels.update([True] + [False] * 39)
+    assert "\n  labels: 1 desirable, 39 undesirable\n" in report.to_text()
+    assert report.to_dict()["labels"] == {"desirable": 1, "undesirable": 39}
+    restored = DataReport.from_state(json.loads(json.dumps(report.to_state())))
+    assert restored.to_text() == report.to_text()
+
+
 def test_a_damaged_report_is_replaced(tmp_path):
     (tmp_path / "data_report.json").write_text("{")
     publish({"train": filled()}, tmp_path)

@@ -10,7 +10,7 @@ from lit_align.core.errors import DataError
 from lit_align.data.canonical import EMPTY_RESPONSE, REPEATED_PROMPT, UNSCORED_RESPONSE, CanonicalRow, Dropped
 from lit_align.data.conversation import parse_transcript, shared_text
 from lit_align.data.schema import normalise, recognise
-from tests.data.reading import assistant, load, system, user
+from tests.data.reading import assistant, check, load, system, user, write_jsonl
 
 A, B, HI = assistant("Hello."), assistant("Go."), user("Hi")
 TOOLS = [{"type": "function", "function": {"name": "search"}}]
@@ -215,14 +215,49 @@ def test_parts_of_text_are_joined():
     assert read({"messages": [{"role": "user", "content": parts}, A]})[2].messages == [HI, A]
 
 
-def test_a_prompt_inside_the_responses_is_taken_out_and_counted():
-    result = read({"prompt": "Q: why?", "chosen": "Q: why? So.", "rejected": "Q: why? No."})[2]
-    assert result.completions == [" So.", " No."]
-    assert result.left_out == {REPEATED_PROMPT: 1}
-    kept = read({"prompt": "I", "chosen": "It is.", "rejected": "Is it."})[2]
-    assert kept.completions == ["It is.", "Is it."]
-    echo = read({"prompt": "Why?", "chosen": "Why? So.", "rejected": "No."})[2]
-    assert echo.completions == ["Why? So.", "No."]
+REPEATED = [
+    {"prompt": "Q: why?", "chosen": "Q: why? So.", "rejected": "Q: why? No."},
+    {"prompt": "Q: how", "chosen": "Q: how? Thus.", "rejected": "Q: how? Not."},
+]
+GREETING = {"prompt": "Hello", "chosen": "Hello! How can I help you?", "rejected": "Hello. What do you want?"}
+PLAIN = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
+
+
+def test_a_prompt_inside_the_responses_of_all_rows_is_taken_out_and_counted(tmp_path):
+    loaded = load(write_jsonl(tmp_path / "rows.jsonl", REPEATED * 20))
+    assert [row.completions for row in loaded.rows] == [[" So.", " No."], ["? Thus.", "? Not."]] * 20
+    assert all(row.left_out == {REPEATED_PROMPT: 1} for row in loaded.rows)
+    assert loaded.fmt.describe().endswith("; both responses begin with the prompt, which is cut off")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [GREETING],
+        [PLAIN, GREETING],
+        [GREETING, GREETING, PLAIN],
+        [*REPEATED, {**PLAIN, "chosen": "Why? So."}],
+        [{"prompt": "I", "chosen": "It is.", "rejected": "Is it."}] * 2,
+    ],
+)
+def test_responses_that_happen_to_begin_with_the_prompt_are_kept_whole(rows, tmp_path):
+    loaded = load(write_jsonl(tmp_path / "rows.jsonl", rows))
+    assert [row.completions for row in loaded.rows] == [[row["chosen"], row["rejected"]] for row in rows]
+    assert not loaded.fmt.repeats_prompt
+    assert "cut off" not in loaded.fmt.describe()
+
+
+def test_a_later_row_of_another_layout_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [*REPEATED * 16, {**GREETING, "rejected": "Go."}])
+    with pytest.raises(DataError) as caught:
+        load(path)
+    check(caught.value, path, "does not begin with the prompt, as in the first rows", 33, "rejected", "Go.")
+
+
+def test_nothing_after_a_repeated_prompt_is_an_empty_response(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [*REPEATED, {**REPEATED[0], "rejected": "Q: why?"}])
+    loaded = load(path)
+    assert [(row.row, row.reason) for row in loaded.dropped] == [(3, "the response is empty")]
 
 
 def test_the_shared_prompt_never_ends_inside_a_word():
@@ -276,6 +311,30 @@ def test_what_is_wanted_decides_between_readings():
     assert recognise(list(row), [row], name="messages").name == "messages"
     with pytest.raises(DataError, match="several ways"):
         recognise(list(row), [row])
+
+
+@pytest.mark.parametrize("case", LABEL.values(), ids=LABEL.keys())
+def test_labelled_responses_are_no_demonstrations_unless_the_label_is_hidden(case):
+    row, name, *_ = case
+    [label] = {"label", "kto_tag"} & set(row)
+    assert recognise(list(row), [row], wanted=DataKind.DEMONSTRATIONS).name == name
+    assert read(row, wanted=DataKind.DEMONSTRATIONS, mapping={label: None})[1] is DataKind.DEMONSTRATIONS
+    unlabelled = {**row, label: None}
+    assert read(unlabelled, wanted=DataKind.DEMONSTRATIONS)[1] is DataKind.DEMONSTRATIONS
+
+
+@pytest.mark.parametrize("label", ["label", "kto_tag"])
+@pytest.mark.parametrize("row", [{"prompt": "Q?", "completion": "a"}, {"messages": [HI, A]}, {"text": "x"}])
+def test_a_label_that_comes_late_is_not_passed_over(row, label, tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write_jsonl(folder / "1.jsonl", [row] * 40)
+    late = write_jsonl(folder / "2.jsonl", [row, {**row, label: False}])
+    with pytest.raises(DataError) as caught:
+        load(folder, wanted=DataKind.DEMONSTRATIONS)
+    check(caught.value, late, "has a label", 2, label, "False")
+    assert f"--data.columns '{{{label}: null}}'" in caught.value.fix
+    assert len(load(folder, wanted=DataKind.DEMONSTRATIONS, columns={label: None}).rows) == 42
 
 
 def test_one_odd_row_does_not_decide():

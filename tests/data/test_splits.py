@@ -47,3 +47,22 @@ def test_impossible_splits(make, pairs, amount, error):
 
 def test_one_row_can_be_held_out():
     assert PreferenceDataModule("pairs.jsonl", val_split=1).val_split == 1
+
+
+def test_a_split_that_leaves_one_label_is_refused(tmp_path, make):
+    rows = [{"prompt": f"Q{n}?", "completion": "x", "label": n == 0} for n in range(8)]
+    path = write(tmp_path / "kto.jsonl", rows)
+    outcomes = set()
+    for seed in range(12):
+        data = make(path, val_split=4, split_seed=seed)
+        held_out = [example.row for example in data.examples("validation", DataKind.UNPAIRED)]
+        outcomes.add(1 in held_out)
+        if 1 in held_out:
+            with pytest.raises(DataError, match=r"leaves 4 labels that are all the same[\s\S]*data.split_seed"):
+                data.examples("train", DataKind.UNPAIRED)
+        else:
+            assert len(data.examples("train", DataKind.UNPAIRED)) == 4
+            text = data.reports["train"].to_text()
+            assert "labels: 1 desirable, 7 undesirable" in text
+            assert "4 examples to learn from (1 desirable, 3 undesirable), 4 held out" in text
+    assert outcomes == {True, False}
