@@ -148,6 +148,7 @@ class PreferenceDataModule(LightningDataModule):
             as_chat=as_chat,
             separator=separator,
         )
+        self._stream: RowStream | None = None
         self.sets = DataSets(
             {
                 "train": as_source(train, "train"),
@@ -228,6 +229,14 @@ class PreferenceDataModule(LightningDataModule):
         for split in self._splits(stage):
             self.sets.stores[split] = self.sets.examples(split)
         self._publish(*self.sets.stores)
+
+    def teardown(self, stage: str) -> None:
+        """Report the pass of a stream that training has ended in."""
+        stream, self._stream = self._stream, None
+        if stage == "fit" and stream is not None and stream.is_open:
+            stream.report.notes.append("training ended inside this pass of the stream; rows read ahead are counted")
+            self.reports["train"] = stream.report
+            self._publish("train")
 
     def _splits(self, stage: str) -> list[str]:
         """What a stage tokenises before it begins."""
@@ -348,7 +357,7 @@ class PreferenceDataModule(LightningDataModule):
             self.reports["train"] = report
             self._publish("train")
 
-        stream = RowStream(sets.pipeline(sets.kind_of("train")), sets.source("train"), finished)
+        stream = self._stream = RowStream(sets.pipeline(sets.kind_of("train")), sets.source("train"), finished)
         # A report for `where` until the first pass has ended.
         self.reports["train"] = stream.report
         if self.trainer is not None and self.trainer.is_global_zero:

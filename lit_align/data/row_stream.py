@@ -34,6 +34,9 @@ class RowStream:
         self._steps = self._new_steps()
         self._skipped = 0
 
+    is_open = False
+    """Whether a pass has begun and not ended."""
+
     @property
     def report(self) -> DataReport:
         """What was counted in this pass so far."""
@@ -43,6 +46,7 @@ class RowStream:
         """Begins a pass behind the first `skip` rows."""
         self._steps = self._new_steps()
         self._skipped = skip
+        self.is_open = True
         if skip:
             self._steps.report.notes.append(f"resumed: rows 1 to {skip} of the stream were read before")
         return iter(read_rows(self.source, streaming=True).skip(skip))
@@ -57,6 +61,7 @@ class RowStream:
         Raises:
             DataError: a whole pass gave nothing to learn from.
         """
+        self.is_open = False
         self._steps.report.notes += notes
         self.finished(self._steps.report)
         if not self._skipped:

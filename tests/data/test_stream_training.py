@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -56,7 +57,7 @@ def train(folder: Path, policy: str, watch: Watch, resume: str | None = None, **
         trainer.fit(module, data, ckpt_path=resume)
     except InterruptedError:
         return trainer
-    assert trainer.global_step == STEPS
+    assert trainer.global_step == settings.get("max_steps", STEPS)
     return module.state_dict()
 
 
@@ -97,3 +98,12 @@ def test_a_run_that_is_cut_off_after_any_micro_batch_ends_as_if_it_had_not_been(
 def test_a_schedule_needs_the_number_of_steps(tmp_path, tiny_model_dir):
     with pytest.raises(ConfigError, match=r"set trainer\.max_steps"):
         train(tmp_path, tiny_model_dir, Watch(), max_epochs=2, max_steps=-1)
+
+
+def test_the_pass_that_training_ends_in_is_reported(tmp_path, tiny_model_dir, capsys):
+    train(tmp_path, tiny_model_dir, Watch(), max_steps=4)
+    report = json.loads((tmp_path / "data_report.json").read_text())["train"]
+    assert report["read"] == 14, "the window of the step, and one ahead"
+    assert "training ended inside this pass of the stream" in " ".join(report["notes"])
+    printed = capsys.readouterr().out
+    assert printed.count("read, ") == 2, "a whole pass and this one"
