@@ -39,6 +39,10 @@ PANELS = (
     Panel("Margin", ("margin",)),
     Panel("Rewards", ("min_reward", "mean_reward", "max_reward")),
     Panel("Negative log-likelihood", ("nll_loss",), "nats per token"),
+    Panel("Entropy of the next token", ("entropy",), "nats"),
+    Panel("Tokens guessed right", ("mean_token_accuracy",), "%"),
+    Panel("Mean logit", ("logits/chosen", "logits/rejected")),
+    Panel("Divergence from the reference", ("kl",), "nats"),
     Panel("Learning rate", ("learning_rate",)),
     Panel("Gradient norm", ("grad_norm",)),
 )
