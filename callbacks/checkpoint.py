@@ -32,7 +32,9 @@ class RunCheckpoint(OptimizerStepCallback, ModelCheckpoint):
     therefore nothing to repeat and nothing to catch up with.
 
     Training that starts without a checkpoint moves those of an earlier run in the folder to `checkpoints.old`, in place
-    of what is there, so that `last` never goes on from another run.
+    of what is there, so that `last` never goes on from another run. Training that goes on from another checkpoint than
+    the folder's newest copies it into the folder, if need be, and moves those that do not lead up to it to
+    `checkpoints.old`; to `checkpoints.older`, if it comes from there.
 
     Example::
 

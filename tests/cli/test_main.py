@@ -178,12 +178,6 @@ def test_every_tool_has_a_main():
         assert find_spec(f"lit_align.tools.{verb}") is not None, verb
 
 
-def test_a_path_that_cannot_be_used_is_named(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert main(["report", "--out", str(tmp_path / "file" / "x.html"), str(tmp_path)]) == 2
-    assert "Traceback" not in capsys.readouterr().err
-
-
 def test_the_systems_own_errors_name_the_path(monkeypatch, capsys):
     def run(argv: list[str]) -> None:
         raise PermissionError(13, "Permission denied", "/some/where")

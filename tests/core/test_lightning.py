@@ -120,7 +120,8 @@ def test_plateaus_are_judged_by_held_out_loss(tiny_model_dir, tmp_path):
         enable_checkpointing=False, use_distributed_sampler=False, default_root_dir=str(tmp_path),
     )  # fmt: skip
     trainer.fit(module, PreferenceDataModule(file, validation=file, batch_size=7, cache_dir=str(tmp_path / "cache")))
-    assert trainer.lr_scheduler_configs[0].scheduler.num_bad_epochs == 0
+    # Before its first look it is minus infinity; policy and reference are still equal.
+    assert trainer.lr_scheduler_configs[0].scheduler.best == pytest.approx(0.0, abs=1e-9)
     assert trainer.lr_scheduler_configs[0].monitor == "val/rewards/margins"
 
 
