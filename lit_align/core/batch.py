@@ -22,6 +22,12 @@ class DataKind(str, Enum):
     """prompt, completion, and a label that says whether the completion is desirable."""
     RANKED = "ranked"
     """prompt, K responses and their scores or ranks."""
+    SCORED = "scored"
+    """prompt, completion, and a number that says how good the completion is."""
+    JUDGED = "judged"
+    """prompt, completion, a label, and a judgment in words of what is good or bad about the completion."""
+    PARAPHRASED = "paraphrased"
+    """prompt, the same in other words, and a completion that answers both."""
     DEMONSTRATIONS = "demonstrations"
     """texts to imitate: prompt and completion, messages, or plain text."""
     PROMPTS = "prompts"
@@ -57,11 +63,15 @@ class Example(NamedTuple):
     margins: list[float] | None = None
     """For each pair, how much better the chosen response was judged."""
     label: bool | None = None
-    """Unpaired data: whether the response is desirable."""
+    """Unpaired and judged data: whether the response is desirable."""
     reference_logps: list[float] | None = None
     """For each response, cached summed log-probability under the reference, nats."""
     scores: list[float] | None = None
-    """Responses to be scored: what the data say of each, where they are ranked."""
+    """For each response, how good the data say that it is; higher is better."""
+    timestamp: float | None = None
+    """When the preference was stated, in whatever unit the data have; larger is newer."""
+    target: int | None = None
+    """Index into `ids` of a text to stay close to, which is in no pair (SLiC-HF)."""
     truncated: list[bool] | None = None
     """Responses to be scored: whether each, or its prompt, was cut."""
 
@@ -137,6 +147,15 @@ class PairBatch(NamedTuple):
     """[B] int64, pseudo-response that scores the pair's prompt; only for methods that ask for it."""
     window: Counts | None = None
     """Counts of the whole optimiser step that this micro-batch belongs to, over all ranks."""
+    chosen_scores: Tensor | None = None
+    """[B] float64, how good the chosen responses are said to be; None unless every pair has it."""
+    rejected_scores: Tensor | None = None
+    """[B] float64."""
+    timestamp: Tensor | None = None
+    """[B] float64, when the preferences were stated; None unless every pair has it."""
+    target: Tensor | None = None
+    """[B] int64, index of the response to stay close to, the chosen one where the data name none; None where no
+    pair has one."""
 
     def counts(self) -> Counts:
         """What this micro-batch adds to the denominators."""
@@ -147,11 +166,11 @@ class PairBatch(NamedTuple):
 
 
 class LabelBatch(NamedTuple):
-    """Unpaired completions with a label, and mismatched prompt-completion rows for a KL estimate."""
+    """Unpaired completions with a label or a score, and mismatched prompt-completion rows for a KL estimate."""
 
     rows: Rows
-    label: Tensor
-    """[B] bool, True for desirable."""
+    label: Tensor | None
+    """[B] bool, True for desirable; None for scored data."""
     source_rows: Tensor
     """[B] int64."""
     kl_rows: Rows | None = None
@@ -161,10 +180,73 @@ class LabelBatch(NamedTuple):
     kl_reference_logps: Tensor | None = None
     """[M'] float64, for the responses of `kl_rows`."""
     window: Counts | None = None
+    score: Tensor | None = None
+    """[B] float64, for scored data."""
 
     def counts(self) -> Counts:
         """What this micro-batch adds to the denominators."""
-        return Counts(examples=len(self.label), tokens=self.rows.response_lengths.sum())
+        return Counts(examples=len(self.source_rows), tokens=self.rows.response_lengths.sum())
+
+
+class ListBatch(NamedTuple):
+    """Lists of responses to one prompt each, best first."""
+
+    rows: Rows
+    places: Tensor
+    """[B, K] int64, the response at each place of a list; 0 where a list is shorter."""
+    mask: Tensor
+    """[B, K] bool, where a list has a response."""
+    scores: Tensor
+    """[B, K] float64, falling along a list; 0 where a list is shorter."""
+    source_rows: Tensor
+    """[B] int64."""
+    reference_logps: Tensor | None = None
+    """[M] float64, cached summed log-probabilities under the reference, nats."""
+    window: Counts | None = None
+
+    def counts(self) -> Counts:
+        """What this micro-batch adds to the denominators; tokens are those of the best responses."""
+        return Counts(examples=len(self.places), tokens=self.rows.response_lengths[self.places[:, 0]].sum())
+
+
+class JudgedBatch(NamedTuple):
+    """Completions with a verdict, and undesirable ones once more after a prompt that holds the judgment."""
+
+    rows: Rows
+    plain: Tensor
+    """[B] int64, index of the completion after its own prompt."""
+    judged: Tensor
+    """[B] int64, index of the same completion after the prompt with the judgment; -1 for a desirable one."""
+    label: Tensor
+    """[B] bool, True for desirable."""
+    source_rows: Tensor
+    """[B] int64."""
+    window: Counts | None = None
+    reference_logps: None = None
+
+    def counts(self) -> Counts:
+        """What this micro-batch adds to the denominators."""
+        return Counts(examples=len(self.plain), tokens=self.rows.response_lengths[self.plain].sum())
+
+
+class ParaphraseBatch(NamedTuple):
+    """Completions, each after its prompt and after the same prompt in other words."""
+
+    rows: Rows
+    original: Tensor
+    """[B] int64, index of the completion after the prompt."""
+    paraphrase: Tensor
+    """[B] int64, index of the completion after the paraphrase."""
+    group: Tensor
+    """[B] int64, equal for examples with the same prompt, which are no contrast to each other."""
+    source_rows: Tensor
+    """[B] int64."""
+    window: Counts | None = None
+    reference_logps: None = None
+
+    def counts(self) -> Counts:
+        """What this micro-batch adds to the denominators."""
+        return Counts(examples=len(self.original), tokens=self.rows.response_lengths[self.original].sum())
 
 
 class DemonstrationBatch(NamedTuple):
@@ -201,5 +283,5 @@ class ResponseBatch(NamedTuple):
     """[M] float64, cached summed log-probabilities under the reference, nats."""
 
 
-Batch = PairBatch | LabelBatch | DemonstrationBatch
+Batch = PairBatch | LabelBatch | ListBatch | DemonstrationBatch | JudgedBatch | ParaphraseBatch
 """A batch that can be trained on."""

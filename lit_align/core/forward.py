@@ -8,13 +8,15 @@ silently wrong gradient of the head.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from lit_align.core.architectures import needs_eager_attention
@@ -24,14 +26,18 @@ from lit_align.core.errors import ConfigError
 from lit_align.core.layout import build_rows
 from lit_align.core.modes import evaluating
 from lit_align.core.outputs import SequenceLogps
+from lit_align.core.pooling import Pooling, pool_prompts
 from lit_align.functional.logprobs import (
     TokenStatistics,
     module_logprobs,
+    raw_logits,
     segment_sums,
     tile_size,
     token_logprobs,
     token_statistics,
+    token_values,
 )
+from lit_align.functional.token_features import Distribution, TokenFeature
 
 _PROBE_TOKENS = 96
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 5e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
@@ -172,40 +178,102 @@ class Scorer(_ModelCaller):
 
     statistics: TokenStatistics | None = None
     """Of the targets of the last call, if it was asked for them."""
+    distribution: Distribution | None = None
+    """At the targets of the last call, if it was asked for the whole."""
 
-    def forward(self, rows: Rows, *, statistics: bool = False) -> Tensor:
+    def forward(
+        self,
+        rows: Rows,
+        *,
+        statistics: bool = False,
+        whole: bool = False,
+        features: Sequence[TokenFeature] = (),
+        reference: Distribution | None = None,
+        pooling: Pooling | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Log-probabilities of the targets of `rows`; checks itself against the plain model on the first call.
 
         Args:
             rows: what to score.
             statistics: leave `statistics` behind, which costs another pass of the head.
+            whole: leave `distribution` behind.
+            features: what to compute of the distribution at each target besides, F of them.
+            reference: the reference's distribution at the targets, where a feature needs it.
+            pooling: return vectors of the responses' prompts as well.
 
         Returns:
-            [N] nats, float32, or float64 for float64 models; with gradient.
+            [N] nats, float32, or float64 for float64 models; with gradient. With features [N, 1 + F]: they follow the
+            log-probabilities. With pooling a pair of that and [M, H], with gradient.
 
         Raises:
             ConfigError: the self-check failed.
         """
         self._verify_once(rows)
-        return self._outputs(rows, statistics)
+        everything = self._hidden(rows)
+        hidden = everything.index_select(0, rows.pred_index)
+        values = self._values(hidden, rows, features, reference)
+        head, shape = self._head(hidden)
+        self.statistics = token_statistics(head, hidden, rows.target, **shape) if statistics else None
+        self.distribution = self._distribution(hidden) if whole else None
+        return values if pooling is None else (values, pool_prompts(everything, rows, pooling))
 
     def sequence_logps(self, rows: Rows, *, statistics: bool = False) -> SequenceLogps:
         """Log-probabilities of the responses of `rows`, [M] float64 nats, with gradient."""
-        sums = segment_sums(self(rows, statistics=statistics), rows.response, rows.response_lengths.shape[0])
-        return SequenceLogps(sums, rows.response_lengths)
+        tokens = self(rows, statistics=statistics)
+        return SequenceLogps(
+            segment_sums(tokens, rows.response, len(rows.response_lengths)), rows.response_lengths, tokens
+        )
 
-    def _outputs(self, rows: Rows, statistics: bool = False) -> Tensor:
-        hidden = self._hidden(rows).index_select(0, rows.pred_index)
+    def distribution_within(self, context: Callable[[], AbstractContextManager[None]]) -> Distribution | None:
+        """The distribution left behind, for a head that is itself only inside a context, as without its adapter."""
+        if self.distribution is None or _is_plain_linear(self._head()[0]):
+            return self.distribution
+        outside = self.distribution.logits
+
+        def logits(hidden: Tensor) -> Tensor:
+            with context():
+                return outside(hidden)
+
+        return self.distribution._replace(logits=logits)
+
+    def _outputs(self, rows: Rows) -> Tensor:
+        return self._values(self._hidden(rows).index_select(0, rows.pred_index), rows)
+
+    def _values(
+        self,
+        hidden: Tensor,
+        rows: Rows,
+        features: Sequence[TokenFeature] = (),
+        reference: Distribution | None = None,
+    ) -> Tensor:
+        head, shape = self._head(hidden)
+        if features:
+            return token_values(head, hidden, rows.target, features, reference, **shape)
+        if _is_plain_linear(head):
+            del shape["tile"]
+            return token_logprobs(hidden, head.weight, rows.target, bias=head.bias, **shape)
+        return module_logprobs(head, hidden, rows.target, **shape)
+
+    def _distribution(self, hidden: Tensor) -> Distribution:
+        """The distributions at `hidden`, to be read after this call."""
+        head, shape = self._head(hidden)
+        if _is_plain_linear(head):
+            # What a sharded head holds is given back at the end of this call.
+            weight: Any = head.weight.detach()
+            bias: Any = head.bias
+            if isinstance(self, FSDPModule):
+                weight, bias = weight.clone(), None if bias is None else bias.clone()
+            head = partial(nn.functional.linear, weight=weight, bias=bias)
+        return Distribution(hidden.detach(), partial(raw_logits, head, scale=shape["scale"], softcap=shape["softcap"]))
+
+    def _head(self, hidden: Tensor | None = None) -> tuple[Any, dict[str, Any]]:
+        """The head, and how its output becomes logits; with `hidden` also how many tokens it is called on at a time."""
         head = self._base().get_output_embeddings()
         scale, softcap = _logit_shape(self._base().config)
-        tile = tile_size(self._base().config.get_text_config().vocab_size, hidden)
-        asked = (hidden, rows.target)
-        self.statistics = (
-            token_statistics(head, *asked, scale=scale, softcap=softcap, tile=tile) if statistics else None
-        )
-        if _is_plain_linear(head):
-            return token_logprobs(hidden, head.weight, rows.target, bias=head.bias, scale=scale, softcap=softcap)
-        return module_logprobs(head, hidden, rows.target, scale=scale, softcap=softcap, tile=tile)
+        shape: dict[str, Any] = {"scale": scale, "softcap": softcap}
+        if hidden is not None:
+            shape["tile"] = tile_size(self._base().config.get_text_config().vocab_size, hidden)
+        return head, shape
 
     def _plain_outputs(self, examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
         logps, logits = [], []

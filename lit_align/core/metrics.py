@@ -95,5 +95,30 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     return values
 
 
+def over_ranks(values: Tensor) -> tuple[Tensor, slice]:
+    """The values of all ranks' micro-batches; all ranks call this together.
+
+    Args:
+        values: [B], detached here; ranks may differ in B.
+
+    Returns:
+        [N] the values in the order of the ranks, and which of them are this rank's.
+    """
+    values = values.detach()
+    if not _distributed():
+        return values, slice(0, len(values))
+    own = torch.distributed.get_rank()
+    sizes = values.new_zeros(torch.distributed.get_world_size(), dtype=torch.long)
+    sizes[own] = len(values)
+    torch.distributed.all_reduce(sizes)
+    padded = values.new_zeros(int(sizes.max()), *values.shape[1:])
+    padded[: len(values)] = values
+    parts = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(parts, padded)
+    start = int(sizes[:own].sum())
+    everyone = torch.cat([part[:size] for part, size in zip(parts, sizes.tolist(), strict=True)])
+    return everyone, slice(start, start + len(values))
+
+
 def _distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -23,14 +23,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from lit_align.core.attention import resolve_layout
-from lit_align.core.batch import Batch, Counts, DataKind, Layout
+from lit_align.core.batch import Batch, DataKind, Layout
 from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import RewardScorer, Scorer
 from lit_align.core.hyperparameters import savable
 from lit_align.core.metrics import Meter, all_reduce_sum
 from lit_align.core.optimisation import Schedule, adamw, schedule_factor
-from lit_align.core.outputs import SequenceLogps, Term
+from lit_align.core.outputs import SequenceLogps, Term, reduce_terms
 from lit_align.core.policy import PolicySpec, build_policy
 from lit_align.core.ranges import not_negative, up_to_one
 from lit_align.core.sharding import shard
@@ -85,6 +85,12 @@ class AlignmentModule(LightningModule, ABC):
     needs_reference: ClassVar[bool] = True
     needs_kl: ClassVar[bool] = False
     """Whether unpaired batches carry mismatched prompts and completions, for a KL estimate."""
+    needs_fields: ClassVar[frozenset[str]] = frozenset()
+    """What every row of the data must have besides, of `margin`, `scores` and `timestamp`."""
+    needs_both_labels: ClassVar[bool] = True
+    """Whether there is nothing to learn from completions that are all desirable, or all undesirable."""
+    reads_target: ClassVar[bool] = False
+    """Whether pairs may bring a text to stay close to."""
     head: ClassVar[Literal["lm", "reward"]] = "lm"
     requires: ClassVar[frozenset[Capability]] = frozenset()
     policy: Scorer | RewardScorer
@@ -365,11 +371,16 @@ class AlignmentModule(LightningModule, ABC):
 
     # ---------------------------------------------------------------- references
 
-    def reference_logps(self, batch: Any) -> SequenceLogps | None:
-        """Log-probabilities of the batch's responses under the reference, without gradient."""
+    def reference_logps(self, batch: Any, *, whole: bool = False) -> SequenceLogps | None:
+        """Log-probabilities of the batch's responses under the reference, without gradient.
+
+        Args:
+            batch: with `rows` and perhaps cached values.
+            whole: leave the whole distributions behind on the reference, for features that compare with them.
+        """
         if self.reference is None:
             return None
-        return self.reference.logps(batch.rows, cached=batch.reference_logps)
+        return self.reference.logps(batch.rows, cached=batch.reference_logps, whole=whole)
 
     # ---------------------------------------------------------------- optimiser
 
@@ -405,6 +416,9 @@ class AlignmentModule(LightningModule, ABC):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
         def is_saved(name: str) -> bool:
+            if "." not in name:
+                # A running quantity of the method itself.
+                return True
             if name.startswith("reference."):
                 return changing is not None
             whole = self.policy_spec.lora is None
@@ -483,13 +497,3 @@ def _miss_nothing_that_stays(module: AlignmentModule, incompatible: Any) -> None
     own = {name for name, _ in chain(module.named_parameters(), module.named_buffers())}
     left_out = tuple(own - module.saved_names(own))
     incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if not name.endswith(left_out)]
-
-
-def reduce_terms(terms: dict[str, Term], counts: Counts) -> Tensor:
-    """Sum of all terms, each divided by its own denominator; scalar with gradient, nats."""
-    parts = []
-    for term in terms.values():
-        total = term.values.sum()
-        count = torch.as_tensor(getattr(counts, term.per.value), dtype=total.dtype, device=total.device)
-        parts.append(total / count.clamp(min=1))
-    return torch.stack(parts).sum()

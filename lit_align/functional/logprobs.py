@@ -8,13 +8,16 @@ respect to its hidden state does not depend on the loss and can be stored at onc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+from lit_align.functional.token_features import Distribution, TokenFeature
 
 TILE_BYTES = {"cpu": 256 * 2**20, "cuda": 512 * 2**20}
 """Size of a tile of logits, by type of device; much smaller ones make the matrix products inefficient."""
@@ -128,12 +131,52 @@ def module_logprobs(
     Returns:
         [N] nats, float32, or float64 for float64 input.
     """
+    return token_values(head, hidden, target, (), None, scale=scale, softcap=softcap, tile=tile)[:, 0]
 
-    def part(hidden: Tensor, target: Tensor) -> Tensor:
-        logits = _raw_logits(head, hidden, scale, softcap)
-        return logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]
 
-    runs = zip(hidden.split(tile), target.split(tile), strict=True)
+def token_values(
+    head: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    target: Tensor,
+    features: Sequence[TokenFeature],
+    reference: Distribution | None,
+    *,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    tile: int,
+) -> Tensor:
+    """Log-probabilities of target tokens and features of the distributions that they come from.
+
+    Calls the head once per tile of tokens, and once more in the backward pass.
+
+    Args:
+        head: maps [C, H] to [C, V] raw logits.
+        hidden: [N, H], with gradient.
+        target: [N] int64, token ids.
+        features: what to compute besides, F of them.
+        reference: the reference's distributions at the same tokens; needed if a feature needs it.
+        scale: factor of the logits.
+        softcap: bound of the logits after scaling.
+        tile: tokens whose logits are held at a time.
+
+    Returns:
+        [N, 1 + F], float32, or float64 for float64 input: log-probabilities in nats, then the features in order.
+    """
+    compared = any(feature.needs_reference for feature in features)
+    assert reference is not None or not compared, "a feature compares with a reference"
+
+    def part(hidden: Tensor, target: Tensor, other: Tensor | None) -> Tensor:
+        logits = raw_logits(head, hidden, scale, softcap)
+        columns = [logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]]
+        log_reference = None
+        if other is not None and reference is not None:
+            with torch.no_grad():
+                log_reference = reference.logits(other).to(logits.dtype).log_softmax(-1)
+        columns += [feature(logits, target, log_reference) for feature in features]
+        return torch.stack(columns, -1)
+
+    others = reference.hidden.split(tile) if compared and reference is not None else repeat(None)
+    runs = zip(hidden.split(tile), target.split(tile), others)  # noqa: B905 - `repeat` has no end
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(part, *run, use_reentrant=False) for run in runs])
     return torch.cat([part(*run) for run in runs])
@@ -161,7 +204,7 @@ def token_statistics(
     """
     parts = []
     for run, expected in zip(hidden.split(tile), target.split(tile), strict=True):
-        logits = _raw_logits(head, run, scale, softcap)
+        logits = raw_logits(head, run, scale, softcap)
         mean_logit, correct = logits.mean(-1), logits.argmax(-1) == expected
         logps = torch.log_softmax(logits, -1, out=logits)
         parts.append(TokenStatistics(-(logps.exp() * logps).sum(-1), mean_logit, correct))
@@ -172,15 +215,32 @@ def segment_sums(values: Tensor, response: Tensor, num: int) -> Tensor:
     """Sums values per response, in float64: a float32 sum over thousands of tokens is off by some 1e-4 nats.
 
     Args:
-        values: [N], with gradient.
+        values: [N, ...], with gradient.
         response: [N] int64 in 0..num-1, the response of each value.
         num: number of responses, M.
 
     Returns:
-        [M] float64; zero for a response without values.
+        [M, ...] float64; zero for a response without values.
     """
-    sums = torch.zeros(num, dtype=torch.float64, device=values.device)
+    sums = torch.zeros(num, *values.shape[1:], dtype=torch.float64, device=values.device)
     return sums.index_add(0, response, values.double())
+
+
+def first_sums(values: Tensor, lengths: Tensor, which: Tensor, count: Tensor) -> Tensor:
+    """Sums the first values of responses, in float64.
+
+    Args:
+        values: [N], those of response 0, then those of response 1, and so on; with gradient.
+        lengths: [M] int64, values per response.
+        which: [B] int64 in 0..M-1, responses.
+        count: [B] int64, how many values of each to sum.
+
+    Returns:
+        [B] float64.
+    """
+    running = torch.cat([values.new_zeros(1, dtype=torch.float64), values.double().cumsum(0)])
+    start = (lengths.cumsum(0) - lengths)[which]
+    return running[start + count] - running[start]
 
 
 def tile_size(vocabulary: int, hidden: Tensor) -> int:
@@ -282,7 +342,7 @@ class _FrozenHead(torch.autograd.Function):
         return (unit * (-ctx.scale * grad)[:, None]).to(unit.dtype), None, None, None, None, None, None
 
 
-def _raw_logits(head: Callable[[Tensor], Tensor], hidden: Tensor, scale: float, softcap: float | None) -> Tensor:
+def raw_logits(head: Callable[[Tensor], Tensor], hidden: Tensor, scale: float, softcap: float | None) -> Tensor:
     """Logits [C, V] of any head, in the precision of sums."""
     logits = head(hidden)
     logits = scale * logits.to(_accumulation(logits.dtype))

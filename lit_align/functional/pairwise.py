@@ -24,6 +24,19 @@ def logistic(margins: Tensor, label_smoothing: float = 0.0) -> Tensor:
     return -(1 - label_smoothing) * logsigmoid(margins) - label_smoothing * logsigmoid(-margins)
 
 
+def value_with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
+    """The one's value, the other's gradient: for losses that couple examples of several ranks.
+
+    Args:
+        value: shape that broadcasts with `surrogate`.
+        surrogate: any shape, with gradient.
+
+    Returns:
+        The shape of both together.
+    """
+    return value.detach() + (surrogate - surrogate.detach())
+
+
 def log1mexp(x: Tensor) -> Tensor:
     """Logarithm of 1 - exp(x) for x < 0, accurate at both ends.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -32,9 +34,18 @@ class AdaptersOff(Reference):
         # In a tuple, so that the policy is not registered here a second time.
         self._policy = (policy,)
 
-    def token_logps(self, rows: Rows) -> Tensor:
+    def token_logps(self, rows: Rows, *, whole: bool = False) -> Tensor:
         """Token log-probabilities [N] under the base model, nats."""
+        (policy,) = self._policy
+        with self._switched():
+            logps: Tensor = policy(rows, whole=whole)
+        self.distribution = policy.distribution_within(self._switched)
+        return logps
+
+    @contextmanager
+    def _switched(self) -> Iterator[None]:
+        """The model without its adapters."""
         (policy,) = self._policy
         model: Any = policy.model
         with evaluating(policy), model.disable_adapter():
-            return policy(rows)
+            yield

@@ -14,6 +14,7 @@ from lit_align.core.forward import Scorer
 from lit_align.core.outputs import SequenceLogps
 from lit_align.core.policy import PolicySpec
 from lit_align.functional.logprobs import segment_sums
+from lit_align.functional.token_features import Distribution
 
 
 class Reference(nn.Module, ABC):
@@ -21,6 +22,8 @@ class Reference(nn.Module, ABC):
 
     can_refresh = False
     """Whether `refresh` works (TR-DPO)."""
+    distribution: Distribution | None = None
+    """Of the tokens of the last call that asked for it; gone when the batch is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,19 +42,26 @@ class Reference(nn.Module, ABC):
         """Shard the reference's own weights, if it has any, as the policy's are."""
 
     @abstractmethod
-    def token_logps(self, rows: Rows) -> Tensor:
-        """Token log-probabilities [N] under the reference, nats; called without gradient."""
+    def token_logps(self, rows: Rows, *, whole: bool = False) -> Tensor:
+        """Token log-probabilities [N] under the reference, nats; called without gradient.
+
+        Args:
+            rows: what to score.
+            whole: leave the distributions behind that the tokens come from, as `distribution`.
+        """
 
     @torch.no_grad()
-    def logps(self, rows: Rows, cached: Tensor | None = None) -> SequenceLogps:
-        """Summed log-probabilities [M] of the rows' responses, without gradient.
+    def logps(self, rows: Rows, cached: Tensor | None = None, *, whole: bool = False) -> SequenceLogps:
+        """Log-probabilities of the rows' M responses, without gradient.
 
         Args:
             rows: what to score.
             cached: [M] values that came with the batch; only `Precomputed` uses them.
+            whole: leave the distributions behind that the tokens come from, as `distribution`.
         """
-        sums = segment_sums(self.token_logps(rows), rows.response, len(rows.response_lengths))
-        return SequenceLogps(sums, rows.response_lengths)
+        tokens = self.token_logps(rows, whole=whole)
+        sums = segment_sums(tokens, rows.response, len(rows.response_lengths))
+        return SequenceLogps(sums, rows.response_lengths, tokens)
 
     def refresh(self, policy: Scorer, alpha: float) -> None:
         """Move the reference towards the policy: reference = alpha * policy + (1 - alpha) * reference.

@@ -29,9 +29,11 @@ class FrozenCopy(Reference):
         """Shard the copy like the policy."""
         shard(self.scorer, mesh)
 
-    def token_logps(self, rows: Rows) -> Tensor:
+    def token_logps(self, rows: Rows, *, whole: bool = False) -> Tensor:
         """Token log-probabilities [N] under the copy, nats."""
-        return self.scorer(rows)
+        logps: Tensor = self.scorer(rows, whole=whole)
+        self.distribution = self.scorer.distribution
+        return logps
 
     @torch.no_grad()
     def refresh(self, policy: Scorer, alpha: float) -> None:

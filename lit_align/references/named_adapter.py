@@ -52,11 +52,13 @@ class NamedAdapter(Reference):
             mine.data.copy_(theirs.data)
             mine.requires_grad_(False)
 
-    def token_logps(self, rows: Rows) -> Tensor:
+    def token_logps(self, rows: Rows, *, whole: bool = False) -> Tensor:
         """Token log-probabilities [N] under the reference adapter, nats."""
         (policy,) = self._policy
-        with evaluating(policy), self._switched(policy.model):
-            return policy(rows)
+        with self._switched():
+            logps: Tensor = policy(rows, whole=whole)
+        self.distribution = policy.distribution_within(self._switched)
+        return logps
 
     @torch.no_grad()
     def refresh(self, policy: Scorer, alpha: float) -> None:
@@ -78,12 +80,15 @@ class NamedAdapter(Reference):
                 yield parameter, parameters[name.replace(f".{_NAME}.", f".{self._trained}.")]
 
     @contextmanager
-    def _switched(self, model: Any) -> Iterator[None]:
-        """Use the reference adapter, leaving what is trainable as it was."""
+    def _switched(self) -> Iterator[None]:
+        """The model with the reference adapter, leaving what is trainable as it was."""
+        (policy,) = self._policy
+        model: Any = policy.model
         trainable = [p for p in model.parameters() if p.requires_grad]
         model.set_adapter(_NAME)
         try:
-            yield
+            with evaluating(policy):
+                yield
         finally:
             model.set_adapter(self._trained)
             for parameter in model.parameters():

@@ -12,6 +12,6 @@ from lit_align.references.base import Reference
 class NoReference(Reference):
     """The reference-free form of a method: the DPO authors' `reference_free` option, not what the papers propose."""
 
-    def token_logps(self, rows: Rows) -> Tensor:
+    def token_logps(self, rows: Rows, *, whole: bool = False) -> Tensor:
         """Zeros [N]."""
         return torch.zeros(len(rows.target), dtype=torch.float64, device=rows.target.device)

@@ -73,7 +73,7 @@ class Precomputed(Reference):
         user = os.environ.get("LIT_ALIGN_CACHE") or "~/.cache/lit_align"
         self.cache_dir = Path(cache_dir or f"{user}/reference_logps").expanduser()
 
-    def token_logps(self, rows: Rows) -> Tensor:
+    def token_logps(self, rows: Rows, *, whole: bool = False) -> Tensor:
         """Refuse: there is no model to score `rows` with."""
         raise ConfigError(
             "these rows have no cached reference log-probabilities",
@@ -82,8 +82,8 @@ class Precomputed(Reference):
             "shuffle, cannot be cached",
         )
 
-    def logps(self, rows: Rows, cached: Tensor | None = None) -> SequenceLogps:
-        """The cached sums [M], nats.
+    def logps(self, rows: Rows, cached: Tensor | None = None, *, whole: bool = False) -> SequenceLogps:
+        """The cached sums [M], nats; of single tokens nothing is known.
 
         Raises:
             ConfigError: the batch came without them.

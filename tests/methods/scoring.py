@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import lit_align
 from lit_align.core.batch import Batch, DataKind, Example, Layout, Rows
-from lit_align.core.module import AlignmentModule, reduce_terms
+from lit_align.core.module import AlignmentModule
+from lit_align.core.outputs import reduce_terms
 from lit_align.core.policy import LoRASpec
 from lit_align.data.collate import Collator, Drawn
 

@@ -14,8 +14,8 @@ import lit_align
 from lit_align.core.batch import Counts
 from lit_align.core.errors import ConfigError
 from lit_align.core.kinds import as_terms
-from lit_align.core.module import AlignmentModule, reduce_terms
-from lit_align.core.outputs import PairLogps, SequenceLogps
+from lit_align.core.module import AlignmentModule
+from lit_align.core.outputs import PairLogps, SequenceLogps, reduce_terms
 from tests.cases import CASES, Case, Value, t
 
 by_slug = pytest.mark.parametrize("case", CASES, ids=lambda case: case.slug)

@@ -9,8 +9,8 @@ import torch
 
 from lit_align.core.batch import DataKind, Example, Layout
 from lit_align.core.kinds import UnpairedModule, as_terms
-from lit_align.core.module import AlignmentModule, reduce_terms
-from lit_align.core.outputs import PairLogps, SequenceLogps
+from lit_align.core.module import AlignmentModule
+from lit_align.core.outputs import PairLogps, SequenceLogps, reduce_terms
 from tests.cases import CASES, Case, Value
 from tests.core.oracle import plain_logps, plain_rewards
 from tests.methods.scoring import assert_same, collated, make_examples, ready, scored, widened
@@ -74,7 +74,7 @@ def logps(scorer: Any, examples: list[Example], score_prompts: bool = False) -> 
 
 def paired(logps: SequenceLogps, count: int) -> PairLogps:
     """Chosen and rejected in turns; what is left belongs to the prompts."""
-    (sums, prompts), (lengths, prompt_lengths) = ((x[: 2 * count], x[2 * count :]) for x in logps)
+    (sums, prompts), (lengths, prompt_lengths) = ((x[: 2 * count], x[2 * count :]) for x in (logps.sums, logps.lengths))
     pairs = PairLogps(sums[0::2], sums[1::2], lengths[0::2], lengths[1::2])
     return pairs._replace(prompt=prompts, prompt_lengths=prompt_lengths) if len(prompts) else pairs
 

@@ -10,8 +10,8 @@ import torch
 
 from lit_align.core.batch import DataKind, Layout, PairBatch, Rows
 from lit_align.core.kinds import pair_up
-from lit_align.core.module import AlignmentModule, reduce_terms
-from lit_align.core.outputs import PairLogps
+from lit_align.core.module import AlignmentModule
+from lit_align.core.outputs import PairLogps, reduce_terms
 from tests.cases import CASES
 from tests.methods.scoring import collated, make_examples, ready, scored
 

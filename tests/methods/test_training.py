@@ -14,7 +14,8 @@ import lit_align
 from lit_align import PreferenceDataModule
 from lit_align.callbacks import ExactResume, RunCheckpoint
 from lit_align.core.batch import DataKind
-from lit_align.core.module import AlignmentModule, reduce_terms
+from lit_align.core.module import AlignmentModule
+from lit_align.core.outputs import reduce_terms
 from tests.cases import CASES, Case
 
 by_slug = pytest.mark.parametrize("case", CASES, ids=lambda case: case.slug)

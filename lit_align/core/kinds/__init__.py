@@ -1,0 +1,28 @@
+"""One base class per kind of data: each turns a batch into log-probabilities and asks the method for losses."""
+
+from __future__ import annotations
+
+from lit_align.core.kinds.demonstration import DemonstrationModule
+from lit_align.core.kinds.judged import JudgedModule
+from lit_align.core.kinds.language import LanguageModelModule, Losses, as_terms
+from lit_align.core.kinds.listwise import ListwiseModule, list_up
+from lit_align.core.kinds.pairwise import PairwiseModule, pair_up
+from lit_align.core.kinds.paraphrased import ParaphrasedModule
+from lit_align.core.kinds.reward import RewardModule
+from lit_align.core.kinds.unpaired import ScoredModule, UnpairedModule
+
+__all__ = [
+    "DemonstrationModule",
+    "JudgedModule",
+    "LanguageModelModule",
+    "ListwiseModule",
+    "Losses",
+    "PairwiseModule",
+    "ParaphrasedModule",
+    "RewardModule",
+    "ScoredModule",
+    "UnpairedModule",
+    "as_terms",
+    "list_up",
+    "pair_up",
+]

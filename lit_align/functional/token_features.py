@@ -1,0 +1,87 @@
+"""What a method may ask of the whole distribution at each token, besides the log-probability of the token itself.
+
+A feature is computed tile by tile while the logits are there (`functional/logprobs.py`), so that logits of all tokens
+never exist at once. `C` tokens of a tile, `V` entries of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Distribution(NamedTuple):
+    """A model's next-token distributions, kept as hidden states; without gradient."""
+
+    hidden: Tensor
+    """[N, H]."""
+    logits: Callable[[Tensor], Tensor]
+    """Maps [C, H] to [C, V] logits, in the precision of sums."""
+
+
+class TokenFeature(ABC):
+    """One number per token, from the logits."""
+
+    needs_reference: ClassVar[bool] = False
+    """Whether it compares with the reference's distribution."""
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
+        """The feature of each token.
+
+        Args:
+            logits: [C, V] of the policy, float32 or better, with gradient.
+            target: [C] int64, the tokens that stand there.
+            reference: [C, V] log-probabilities of the reference, without gradient; None unless `needs_reference`.
+
+        Returns:
+            [C], with gradient unless the feature says otherwise.
+        """
+
+
+class ForwardKL(TokenFeature):
+    """KL(reference || policy) of the next token, nats, with gradient."""
+
+    needs_reference = True
+
+    def __call__(self, logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
+        """The divergence at each token, [C]."""
+        assert reference is not None, "the core computes the reference's distribution for this feature"
+        return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
+
+
+class LogCollision(TokenFeature):
+    """Logarithm of the probability that two draws of the next token agree, nats; without gradient."""
+
+    def __call__(self, logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
+        """Log of the sum of squared probabilities, [C]."""
+        return (2 * logits.detach().log_softmax(-1)).logsumexp(-1)
+
+
+class Contrast(TokenFeature):
+    """Loss of a token against a likely other one, as in CRINGE: log(1 + exp(logit of the token - logit of the other)).
+
+    The other is drawn from the softmax over the `k` greatest logits without the token's own.
+
+    Args:
+        k: number of candidates; 1 takes the likeliest other token.
+        detach: pass no gradient through the other token's logit.
+    """
+
+    def __init__(self, k: int, *, detach: bool = False) -> None:
+        self.k, self.detach = k, detach
+
+    def __call__(self, logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
+        """The loss at each token, [C], nats."""
+        own = logits.gather(-1, target[:, None])
+        others = logits.scatter(-1, target[:, None], -torch.inf)
+        best = others.topk(min(self.k, logits.shape[-1] - 1), dim=-1).values
+        drawn = torch.multinomial(best.detach().softmax(-1), 1)
+        other = best.gather(-1, drawn)
+        if self.detach:
+            other = other.detach()
+        return torch.nn.functional.softplus(own - other)[:, 0]
