@@ -11,6 +11,7 @@ _PUBLIC = {
     "CompletionsTable": "completions_table",
     "DriftAlarm": "drift_alarm",
     "ExactResume": "exact_resume",
+    "Footprint": "footprint",
     "LoRA": "lora",
     "NonFiniteGuard": "non_finite_guard",
     "QLoRA": "qlora",

@@ -24,6 +24,7 @@ TRAINER_VERBS = {
 
 TOOLS = {
     "quickstart": "the whole story on a small machine: make data, train, align, report",
+    "compare": "several methods on the same data, at equal budget: one table, one HTML page",
     "preview": "show the first rows as the model will see them",
     "export": "write a trained model in Hugging Face format",
     "report": "one HTML page about a run",

@@ -48,7 +48,7 @@ _SECTIONS = ("seed_everything", "model", "data", "trainer")
 """What a configuration holds for every verb."""
 
 
-_OF_THE_SOURCE = ("validation", "test", "predict", "convert", "columns", "format")
+_OF_THE_SOURCE = ("validation", "test", "predict", "convert", "convert_args", "columns", "format")
 """Settings of `data` that go with one source of training data, and not with another."""
 
 
@@ -235,7 +235,7 @@ def settings_of_replaced_data(arguments: Sequence[str]) -> list[str]:
         source = settings.get("train", train)
         if train is not None and source != train:
             # An overlay of data is put on a method's file, which knows what the method needs.
-            stale |= made - {"convert"} if is_file else made
+            stale |= made - {"convert", "convert_args"} if is_file else made
             made -= stale
         train = source
         made |= {name for name in _OF_THE_SOURCE if settings.get(name) is not None}

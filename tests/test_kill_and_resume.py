@@ -13,6 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+import lit_align
+from lit_align.core.batch import DataKind
+from lit_align.core.capabilities import Capability
+from tests.cases import CASES
+from tests.rows import CONVERT, write_files
+
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = {
     "inside the accumulation window": ("batch", 9),
@@ -21,29 +27,29 @@ MOMENTS = {
     "while a checkpoint is written": ("saving", 2),
     "before the first checkpoint": ("batch", 2),
 }
-CONVERT = {"KTO": "pairs_to_unpaired", "SFT": "pairs_to_chosen"}
+TRAINING = {case.name: case.training for case in CASES}
 
 
 @pytest.fixture(scope="module")
-def pairs_file(tmp_path_factory) -> str:
-    """Twenty-two pairs: neither the epoch nor the last window comes out even."""
-    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    rows = [
-        {"prompt": f"Write {i}: ", "chosen": "yes " * (1 + i % 4) + str(i), "rejected": "no " * (1 + i % 3)}
-        for i in range(22)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+def files(tmp_path_factory) -> dict[DataKind, str]:
+    """Twenty-two rows of each kind: neither the epoch nor the last window comes out even."""
+    return write_files(tmp_path_factory.mktemp("data"), 22)
 
 
-def command(method: str, model: str, file: str, folder: Path, callbacks: list[dict[str, Any]]) -> list[str]:
+def command(
+    method: str, model: str, files: dict[DataKind, str], folder: Path, callbacks: list[dict[str, Any]]
+) -> list[str]:
     """Two epochs with dropout, accumulation over two micro-batches, and a validation inside the epoch."""
+    cls = getattr(lit_align, method)
+    file = files.get(cls.data_kind, files[DataKind.PAIRS])
+    if Capability.REFERENCE_REFRESH in cls.requires:
+        callbacks = [*callbacks, *REFRESH]
     config = {
         "model": {"class_path": method, "init_args": {
-            "policy": model, "dropout": True, "learning_rate": 1e-3,
+            "policy": model, "dropout": True, "learning_rate": 1e-3, **TRAINING[method],
         }},
         "data": {
-            "train": file, "validation": file, "batch_size": 2, "convert": CONVERT.get(method),
+            "train": file, "validation": file, "batch_size": 2, "convert": CONVERT.get(cls.data_kind),
             "cache_dir": str(folder.parent / "cache"),
         },
         "trainer": {
@@ -85,7 +91,7 @@ def check(
     method: str,
     moment: str,
     model: str,
-    file: str,
+    file: dict[DataKind, str],
     folder: Path,
     callbacks: list[dict[str, Any]],
     first: tuple[str, ...] = LAST,
@@ -107,8 +113,8 @@ def check(
     assert log == logged
 
 
-def test_dpo_killed_inside_an_accumulation_window(tiny_model_dir, pairs_file, tmp_path):
-    check("DPO", "inside the accumulation window", tiny_model_dir, pairs_file, tmp_path, [])
+def test_dpo_killed_inside_an_accumulation_window(tiny_model_dir, files, tmp_path):
+    check("DPO", "inside the accumulation window", tiny_model_dir, files, tmp_path, [])
 
 
 LORA = [{"class_path": "LoRA", "init_args": {"r": 4, "dropout": 0.1}}]
@@ -118,16 +124,16 @@ REFRESH = [{"class_path": "ReferenceSync", "init_args": {"alpha": 0.6, "every_n_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_every_moment(moment, tiny_model_dir, pairs_file, tmp_path):
-    check("DPO", moment, tiny_model_dir, pairs_file, tmp_path, REFRESH)
+def test_every_moment(moment, tiny_model_dir, files, tmp_path):
+    check("DPO", moment, tiny_model_dir, files, tmp_path, REFRESH)
 
 
 @pytest.mark.slow
-def test_before_the_first_checkpoint_where_another_run_has_finished(tiny_model_dir, pairs_file, tmp_path):
-    older = command("DPO", tiny_model_dir, pairs_file, tmp_path / "killed", [])
+def test_before_the_first_checkpoint_where_another_run_has_finished(tiny_model_dir, files, tmp_path):
+    older = command("DPO", tiny_model_dir, files, tmp_path / "killed", [])
     finished = run([*older, "--model.learning_rate", "1e-2", "--trainer.max_epochs", "3"])
     assert finished.returncode == 0, finished.stderr[-3000:]
-    check("DPO", "before the first checkpoint", tiny_model_dir, pairs_file, tmp_path, [], first=())
+    check("DPO", "before the first checkpoint", tiny_model_dir, files, tmp_path, [], first=())
     assert list((tmp_path / "killed" / "checkpoints.old").glob("step=*.ckpt"))
 
 
@@ -135,12 +141,12 @@ def test_before_the_first_checkpoint_where_another_run_has_finished(tiny_model_d
 @pytest.mark.parametrize(
     ("method", "callbacks"),
     [
-        *(pytest.param(m, [], id=m) for m in ("SFT", "ConservativeDPO", "IPO", "SimPO", "ORPO", "KTO", "BradleyTerry")),
+        *(pytest.param(case.name, LORA if case.needs_lora else [], id=case.name) for case in CASES),
         pytest.param("DPO", LORA, id="DPO-LoRA"),
         pytest.param("DPO", QLORA, id="DPO-QLoRA"),
         pytest.param("DPO", [*LORA, *REFRESH], id="DPO-LoRA-refreshed"),
         pytest.param("KTO", REFRESH, id="KTO-refreshed"),
     ],
 )
-def test_every_method(method, callbacks, tiny_model_dir, pairs_file, tmp_path):
-    check(method, "inside the accumulation window", tiny_model_dir, pairs_file, tmp_path, callbacks)
+def test_every_method(method, callbacks, tiny_model_dir, files, tmp_path):
+    check(method, "inside the accumulation window", tiny_model_dir, files, tmp_path, callbacks)

@@ -127,6 +127,10 @@ class Counts(NamedTuple):
     """Pairs, labelled completions or demonstrations."""
     tokens: Tensor | float
     """Tokens that are imitated: chosen completions of pairs, all completions otherwise."""
+    undesirable: Tensor | float = 0.0
+    """Completions that are labelled undesirable."""
+    desirable_tokens: Tensor | float = 0.0
+    """Tokens of completions that are labelled desirable."""
 
 
 class PairBatch(NamedTuple):
@@ -185,7 +189,10 @@ class LabelBatch(NamedTuple):
 
     def counts(self) -> Counts:
         """What this micro-batch adds to the denominators."""
-        return Counts(examples=len(self.source_rows), tokens=self.rows.response_lengths.sum())
+        lengths = self.rows.response_lengths
+        if self.label is None:
+            return Counts(examples=len(self.source_rows), tokens=lengths.sum())
+        return Counts(len(self.label), lengths.sum(), (~self.label).sum(), (lengths * self.label).sum())
 
 
 class ListBatch(NamedTuple):
@@ -238,7 +245,7 @@ class ParaphraseBatch(NamedTuple):
     paraphrase: Tensor
     """[B] int64, index of the completion after the paraphrase."""
     group: Tensor
-    """[B] int64, equal for examples with the same prompt, which are no contrast to each other."""
+    """[B] int64, equal for examples with the same prompt, on any rank: they are no contrast to each other."""
     source_rows: Tensor
     """[B] int64."""
     window: Counts | None = None

@@ -58,8 +58,8 @@ class AlignmentModule(LightningModule, ABC):
     Args:
         policy: folder or hub name of the model to align.
         reference: where reference log-probabilities come from: auto, frozen_copy, adapters_off, named_adapter,
-            precomputed or none; or a `Reference` object. `auto`: the model without its adapters where there are
-            adapters, else a frozen copy; none where the method needs none.
+            precomputed or none; folder or hub name of another model; or a `Reference` object. `auto`: the model
+            without its adapters where there are adapters, else a frozen copy; none where the method needs none.
         learning_rate: peak learning rate of the default optimiser, AdamW.
         warmup_ratio: share of the steps over which the learning rate rises linearly.
         schedule: what the learning rate does after that: falls to 0 by a cosine or a line, or stays.
@@ -312,7 +312,9 @@ class AlignmentModule(LightningModule, ABC):
     def _observe(self, terms: dict[str, Term], batch: Batch) -> None:
         counts = batch.counts()
         for name, term in terms.items():
-            self.meter.add(f"loss/{name}", term.values.sum(), count=getattr(counts, term.per.value))
+            # Where a step has nothing to count, as no desirable completion, that part of its loss is 0.
+            count = torch.as_tensor(getattr(counts, term.per.value), dtype=torch.float64).clamp(min=1e-300)
+            self.meter.add(f"loss/{name}", term.values.sum(), count=count)
 
     def _flush(self, prefix: str = "") -> dict[str, float]:
         """Read the metrics, log them, and start anew."""
@@ -410,17 +412,18 @@ class AlignmentModule(LightningModule, ABC):
     def saved_names(self, names: Iterable[str]) -> set[str]:
         """Those of the names that checkpoints hold, since training changes what they name.
 
-        These are the policy's (only its adapters', if it has any), and a reference's that is refreshed.
+        These are the policy's (only its adapters', if it has any), a reference's that is refreshed, and running
+        quantities of the method itself.
         """
         changing = self.reference if self.reference is not None and self.reference.is_state else None
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
         def is_saved(name: str) -> bool:
-            if "." not in name:
-                # A running quantity of the method itself.
-                return True
-            if name.startswith("reference."):
-                return changing is not None
+            part = name.partition(".")[0]
+            if part != "policy":
+                # A method may have further references, which no training changes.
+                owner = getattr(self, part, None)
+                return not isinstance(owner, Reference) or owner is changing
             whole = self.policy_spec.lora is None
             return whole or name in trained or (changing is not None and changing.owns(name))
 

@@ -118,6 +118,8 @@ class Per(str, Enum):
 
     EXAMPLES = "examples"
     TOKENS = "tokens"
+    UNDESIRABLE = "undesirable"
+    DESIRABLE_TOKENS = "desirable_tokens"
 
 
 class Term(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lit_align.core.errors import ConfigError
 from lit_align.core.hyperparameters import as_plain
 
@@ -40,6 +42,15 @@ def up_to_one(name: str, value: float) -> float:
         ConfigError: it is not.
     """
     return _checked(0 <= value <= 1, name, value, "from 0 to 1")
+
+
+def finite(name: str, value: float) -> float:
+    """A number of any sign.
+
+    Raises:
+        ConfigError: it is infinite or NaN.
+    """
+    return _checked(math.isfinite(value), name, value, "that is finite")
 
 
 def _checked(fits: bool, name: str, value: float, wanted: str) -> float:

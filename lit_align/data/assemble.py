@@ -14,7 +14,8 @@ from lit_align.data.canonical import (
     Completion,
     Dropped,
 )
-from lit_align.data.fields import Fields
+from lit_align.data.conversation import check_answer, check_order
+from lit_align.data.fields import Fields, is_json_list
 
 _SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 
@@ -40,6 +41,7 @@ def build_pair(
     left_out: dict[str, int] | None = None,
 ) -> CanonicalRow | Dropped:
     """A pair, unless its responses are the same or have equal scores, or one of them is empty."""
+    target = _target(fields, prompt)
     if same_response(chosen, rejected):
         return Dropped(fields.row, IDENTICAL, response_text(chosen))
     for field, response in (("chosen", chosen), ("rejected", rejected)):
@@ -55,16 +57,26 @@ def build_pair(
         pairs=[(0, 1)],
         margin=margin,
         margins=None if margin is None else [margin],
+        scores=_pair_scores(fields),
+        timestamp=fields.optional_time("timestamp"),
+        target=target,
         reference_logps=_reference_logps(fields, ("ref_chosen_logps", "ref_rejected_logps")),
         left_out=left_out or {},
     )
 
 
 def build_single(fields: Fields, prompt: Completion, answer: Completion) -> CanonicalRow:
-    """One response, with its label where the row has one."""
+    """One response, with its label or its score where the row has one."""
     field = next((name for name in ("label", "kto_tag") if name in fields.values), None)
     label = None if field is None else fields.flag(field)
-    return build_row(fields, prompt, [answer], label=label, reference_logps=_reference_logps(fields, ("ref_logps",)))
+    return build_row(
+        fields,
+        prompt,
+        [answer],
+        label=label,
+        scores=[fields.number("score")] if fields.has("score") else None,
+        reference_logps=_reference_logps(fields, ("ref_logps",)),
+    )
 
 
 def build_ranking(
@@ -81,7 +93,15 @@ def build_ranking(
     if len(kept) < 2:
         return Dropped(fields.row, FEW_RESPONSES, f"{len(kept)} of {len(completions)}")
     answers, kept_scores = [completions[index] for index in kept], [scores[index] for index in kept]
-    return build_row(fields, prompt, answers, scores=kept_scores, left_out=left_out)
+    return build_row(
+        fields,
+        prompt,
+        answers,
+        scores=kept_scores,
+        left_out=left_out,
+        timestamp=fields.optional_time("timestamp"),
+        target=_target(fields, prompt),
+    )
 
 
 def _tied(fields: Fields) -> bool:
@@ -91,6 +111,24 @@ def _tied(fields: Fields) -> bool:
 def _scored(fields: Fields) -> list[tuple[str, str]]:
     """Columns with the scores of chosen and rejected, where the row has both."""
     return [names for names in _SCORES if all(map(fields.has, names))]
+
+
+def _pair_scores(fields: Fields) -> list[float] | None:
+    """[chosen, rejected] scores, where the row has both."""
+    scored = _scored(fields)
+    return [fields.number(name) for name in scored[0]] if scored else None
+
+
+def _target(fields: Fields, prompt: Completion) -> Completion | None:
+    """A further response, in the form of the others; None where the row names none, or it is not to be read."""
+    value = fields.values.get("target")
+    if isinstance(prompt, str) or not (isinstance(value, list) or is_json_list(value)):
+        text = fields.optional_text("target")
+        return text if text is None or isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+    turns = fields.messages("target")
+    check_order(turns, "target", fields, after=prompt[-1]["role"])
+    check_answer(turns, "target", fields)
+    return turns
 
 
 def _margin(fields: Fields) -> float | None:

@@ -21,6 +21,7 @@ BEFORE_COLUMN = "__before__"
 
 IDENTICAL = "the two responses are identical"
 UNDECIDED = "no response was preferred"
+SAME_PARAPHRASE = "the paraphrase is the prompt itself"
 NO_RESPONSE = "the response is empty"
 NO_TURN = "the transcript does not end with an answer to a question"
 NO_SHARED_PROMPT = "the two transcripts share no prompt"
@@ -28,6 +29,7 @@ TIED = "tied pair"
 EMPTY_RESPONSE = "empty response"
 UNSCORED_RESPONSE = "response without a score"
 IDENTICAL_PAIR = "pair of identical responses"
+REPEATED_RESPONSE = "response that repeats another"
 REPEATED_PROMPT = "prompt repeated inside both responses"
 UNDESIRABLE = "the response is labelled undesirable"
 FEW_RESPONSES = "fewer than two responses that can be compared"
@@ -44,11 +46,19 @@ class CanonicalRow(NamedTuple):
     completions: list[Completion]
     """The responses; for a pair [chosen, rejected], for labelled data and demonstrations one."""
     scores: list[float] | None = None
-    """Ranked data, one per completion, higher is better (a rank r has the score -r)."""
+    """One per completion, higher is better (a rank r has the score -r), where the data say so."""
     label: bool | None = None
-    """Unpaired data: whether the completion is desirable."""
+    """Unpaired and judged data: whether the completion is desirable."""
     margin: float | None = None
     """Pairs: how much better the chosen response was judged, where the data say so."""
+    timestamp: float | None = None
+    """Pairs: when the preference was stated, where that is read; dates in seconds since 1970, UTC."""
+    target: Completion | None = None
+    """Pairs: a response to stay close to, where that is read."""
+    judgment: str | None = None
+    """Judged data: what is wrong with an undesirable completion, in words."""
+    second_prompt: Completion | None = None
+    """What the completion follows once more: a paraphrase, or the prompt with the judgment."""
     tools: list[Any] | None = None
     """Tool descriptions for the chat template."""
     chat_template_kwargs: dict[str, Any] | None = None
@@ -92,6 +102,10 @@ class Format(NamedTuple):
     """Columns that are not read."""
     repeats_prompt: bool = False
     """Whether both responses of every pair begin with the text of the prompt, which is then cut off."""
+    dated: bool = False
+    """Whether timestamps are dates, and not numbers."""
+    on_request: tuple[str, ...] = ()
+    """Of `used`, those that are read because the method asks for them."""
 
     def describe(self) -> str:
         """One line for people: the format, the kind, and what is read."""

@@ -70,7 +70,7 @@ class SetChecks:
         """Look at the set as a whole.
 
         Args:
-            training: whether it is to be trained on, so that it must hold both labels.
+            training: whether it is to be trained on by a method to which one label says nothing.
 
         Raises:
             DataError: where no row is left, or all labels are the same.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -10,12 +12,16 @@ import torch
 from torch import Tensor
 
 from lit_align.core.batch import (
+    Batch,
     DataKind,
     DemonstrationBatch,
     Example,
+    JudgedBatch,
     LabelBatch,
     Layout,
+    ListBatch,
     PairBatch,
+    ParaphraseBatch,
     PromptBatch,
     ResponseBatch,
     Rows,
@@ -25,7 +31,7 @@ from lit_align.core.layout import build_rows
 # Examples of the data that are searched for another prompt.
 _REACH = 256
 
-AnyBatch = PairBatch | LabelBatch | DemonstrationBatch | PromptBatch | ResponseBatch
+AnyBatch = Batch | PromptBatch | ResponseBatch
 
 
 class Drawn(NamedTuple):
@@ -42,11 +48,12 @@ class Collator:
     """Turns examples into a batch; without state and randomness, so that workers and resumed runs agree.
 
     Args:
-        kind: what the batch is for; ranked data must have been converted to pairs.
+        kind: what the batch is for. Ranked lists come best first, equal scores in the order of the data; they may be
+            of different lengths.
         layout: how tokens are laid out.
         score_prompts: also score the prompts of pairs.
         pad_id: fills padded rows; any token will do, since masks come from lengths.
-        mismatched: add to unpaired completions the rows of a KL estimate.
+        mismatched: add to unpaired or scored completions the rows of a KL estimate.
         max_length: tokens that no mismatched row may exceed.
     """
 
@@ -60,14 +67,19 @@ class Collator:
         mismatched: bool = False,
         max_length: int | None = None,
     ) -> None:
+        self.kind = kind
         self.layout = layout
         self.score_prompts = score_prompts
         self.pad_id = pad_id
-        self.mismatched = mismatched and kind is DataKind.UNPAIRED
+        self.mismatched = mismatched and kind in (DataKind.UNPAIRED, DataKind.SCORED)
         self.max_length = max_length
         builders: dict[DataKind, Callable[[Drawn], AnyBatch]] = {
             DataKind.PAIRS: self._pairs,
-            DataKind.UNPAIRED: self._unpaired,
+            DataKind.UNPAIRED: self._labelled,
+            DataKind.SCORED: self._labelled,
+            DataKind.RANKED: self._ranked,
+            DataKind.JUDGED: self._judged,
+            DataKind.PARAPHRASED: self._paraphrased,
             DataKind.DEMONSTRATIONS: self._demonstrations,
             DataKind.PROMPTS: self._prompts,
             DataKind.RESPONSES: self._responses,
@@ -89,8 +101,9 @@ class Collator:
 
     def _pairs(self, drawn: Drawn) -> PairBatch:
         examples = drawn.examples
-        offsets = [0, *accumulate(len(example.ids) for example in examples)]
+        offsets = _offsets(examples)
         pairs = [(number, pair) for number, example in enumerate(examples) for pair in example.pairs]
+        scores = _pair_scores(examples)
         return PairBatch(
             rows=self._rows(examples, score_prompts=self.score_prompts),
             chosen=torch.tensor([offsets[number] + chosen for number, (chosen, _) in pairs]),
@@ -99,17 +112,67 @@ class Collator:
             margin=_margins(examples),
             reference_logps=_reference_logps(examples),
             prompt=torch.tensor([offsets[-1] + number for number, _ in pairs]) if self.score_prompts else None,
+            chosen_scores=None if scores is None else scores[:, 0],
+            rejected_scores=None if scores is None else scores[:, 1],
+            timestamp=_timestamps(examples),
+            target=_targets(examples, offsets),
         )
 
-    def _unpaired(self, drawn: Drawn) -> LabelBatch:
+    def _ranked(self, drawn: Drawn) -> ListBatch:
+        examples = drawn.examples
+        lists = [example.scores or [] for example in examples]
+        best_first = [sorted(range(len(scores)), key=lambda place: -scores[place]) for scores in lists]
+        longest = max(map(len, lists))
+        places = torch.zeros(len(lists), longest, dtype=torch.int64)
+        mask = torch.zeros(len(lists), longest, dtype=torch.bool)
+        values = torch.zeros(len(lists), longest, dtype=torch.float64)
+        for number, (offset, order) in enumerate(zip(_offsets(examples), best_first, strict=False)):
+            count = len(order)
+            places[number, :count] = offset + torch.tensor(order)
+            mask[number, :count] = True
+            values[number, :count] = torch.tensor([lists[number][place] for place in order], dtype=torch.float64)
+        return ListBatch(
+            rows=self._rows(examples),
+            places=places,
+            mask=mask,
+            scores=values,
+            source_rows=_source_rows(examples),
+            reference_logps=_reference_logps(examples),
+        )
+
+    def _labelled(self, drawn: Drawn) -> LabelBatch:
         examples = drawn.examples
         mismatched = self._mismatch(drawn) if self.mismatched else []
+        scored = self.kind is DataKind.SCORED
+        scores = [score for example in examples for score in example.scores or []]
         return LabelBatch(
             rows=self._rows(examples),
-            label=torch.tensor([bool(example.label) for example in examples]),
+            label=None if scored else _labels(examples),
             source_rows=_source_rows(examples),
             kl_rows=self._rows(mismatched) if mismatched else None,
             reference_logps=_reference_logps(examples),
+            score=torch.tensor(scores, dtype=torch.float64) if scored else None,
+        )
+
+    def _judged(self, drawn: Drawn) -> JudgedBatch:
+        examples, offsets = drawn.examples, _offsets(drawn.examples)
+        judged = [offset + 1 if len(e.ids) > 1 else -1 for e, offset in zip(examples, offsets, strict=False)]
+        return JudgedBatch(
+            rows=self._rows(examples),
+            plain=torch.tensor(offsets[:-1]),
+            judged=torch.tensor(judged),
+            label=_labels(examples),
+            source_rows=_source_rows(examples),
+        )
+
+    def _paraphrased(self, drawn: Drawn) -> ParaphraseBatch:
+        original = torch.tensor(_offsets(drawn.examples)[:-1])
+        return ParaphraseBatch(
+            rows=self._rows(drawn.examples),
+            original=original,
+            paraphrase=original + 1,
+            group=torch.tensor([_prompt_hash(example) for example in drawn.examples]),
+            source_rows=_source_rows(drawn.examples),
         )
 
     def _demonstrations(self, drawn: Drawn) -> DemonstrationBatch:
@@ -168,6 +231,21 @@ def _same_prompt(one: Example, other: Example) -> bool:
     return one.row == other.row or first == second
 
 
+def _offsets(examples: Sequence[Example]) -> list[int]:
+    """The number of each example's first response in the batch, and behind them how many there are."""
+    return [0, *accumulate(len(example.ids) for example in examples)]
+
+
+def _prompt_hash(example: Example) -> int:
+    """The same number for the same prompt, in every batch and on every rank; int64."""
+    prompt = array("q", example.ids[0][: example.prompt_lengths[0]])
+    return int.from_bytes(hashlib.sha256(prompt.tobytes()).digest()[:8], "big", signed=True)
+
+
+def _labels(examples: Sequence[Example]) -> Tensor:
+    return torch.tensor([bool(example.label) for example in examples])
+
+
 def _source_rows(examples: Sequence[Example]) -> Tensor:
     return torch.tensor([example.row for example in examples])
 
@@ -182,6 +260,29 @@ def _margins(examples: Sequence[Example]) -> Tensor | None:
         return None
     margins = [m for example in examples for m in example.margins or [0.0] * len(example.pairs)]
     return torch.tensor(margins, dtype=torch.float64)
+
+
+def _pair_scores(examples: Sequence[Example]) -> Tensor | None:
+    """[B, 2] float64, of the chosen and the rejected responses; None unless every pair has them."""
+    if any(example.scores is None for example in examples):
+        return None
+    scores = [[(e.scores or [])[side] for side in pair] for e in examples for pair in e.pairs]
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+def _timestamps(examples: Sequence[Example]) -> Tensor | None:
+    """[B] float64; None unless every pair has one."""
+    times = [example.timestamp for example in examples for _ in example.pairs]
+    return None if None in times else torch.tensor(times, dtype=torch.float64)
+
+
+def _targets(examples: Sequence[Example], offsets: Sequence[int]) -> Tensor | None:
+    """[B] int64; None where no pair has a target. For a pair without one it is the chosen response."""
+    if all(example.target is None for example in examples):
+        return None
+    places = zip(examples, offsets, strict=False)
+    targets = [at + (chosen if e.target is None else e.target) for e, at in places for chosen, _ in e.pairs]
+    return torch.tensor(targets)
 
 
 def _reference_logps(examples: Sequence[Example]) -> Tensor | None:

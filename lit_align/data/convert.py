@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
-from collections.abc import Callable, Iterable
-from itertools import combinations, pairwise
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import ConfigError
-from lit_align.data.assemble import same_response
-from lit_align.data.canonical import IDENTICAL, IDENTICAL_PAIR, TIED, UNDECIDED, UNDESIRABLE, CanonicalRow, Dropped
+from lit_align.data.canonical import UNDECIDED, UNDESIRABLE, CanonicalRow, Dropped
+from lit_align.data.pairing import (
+    Converted,
+    adjacent_pairs,
+    all_pairs,
+    best_worst,
+    get_scores,
+    random_pairs,
+    rejection_sampled,
+    tournament_pairs,
+)
 
-Converted = list[CanonicalRow | Dropped]
+Apply = Callable[[CanonicalRow], Converted]
+"""From one row to the rows that come of it, in order."""
+_LEAST = {"num_samples": 2, "num_pairs": 0}
 
 
 class Conversion(NamedTuple):
@@ -21,35 +32,82 @@ class Conversion(NamedTuple):
 
     source: DataKind
     target: DataKind
-    apply: Callable[[CanonicalRow], Converted]
-    """From one row to the rows that come of it, in order."""
+    apply: Callable[..., Converted]
+    """Like `Apply`, with settings as keyword arguments."""
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that it takes, with their defaults."""
+        parameters = inspect.signature(self.apply).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def bind(self, arguments: Mapping[str, Any]) -> Apply:
+        """The conversion with settings.
+
+        Args:
+            arguments: settings that differ from their defaults.
+
+        Raises:
+            ConfigError: it takes no such setting, or another value of it.
+        """
+        known = self.settings()
+        for name, value in arguments.items():
+            if name not in known:
+                fix = f"known are: {', '.join(known)}" if known else "leave data.convert_args out"
+                what = f"the conversion '{self.apply.__name__}' takes no setting '{name}'"
+                raise ConfigError(what, got=f"data.convert_args: {dict(arguments)}", fix=fix)
+            _check_setting(name, value, whole=isinstance(known[name], int))
+        return partial(self.apply, **arguments)
 
 
-def best_worst(row: CanonicalRow) -> Converted:
-    """The best response against the worst, of those with equal scores the first; the margin is the gap."""
-    scores = _scores(row)
-    best = max(range(len(scores)), key=lambda index: scores[index])
-    worst = min(range(len(scores)), key=lambda index: scores[index])
-    return [_paired(row, [(best, worst)])]
+def _check_setting(name: str, value: Any, *, whole: bool) -> None:
+    """Refuse a value of another type or range."""
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not number or (name in _LEAST and value < _LEAST[name]) or (not whole and not value > 0):
+        wanted = "a whole number" if whole else "a number above 0"
+        wanted += f" of {_LEAST[name]} or more" if name in _LEAST else ""
+        got = f"data.convert_args: {name}: {value!r}"
+        raise ConfigError("a setting of the conversion is out of range", got=got, fix=f"give {wanted}")
 
 
-def all_pairs(row: CanonicalRow) -> Converted:
-    """Every two responses, the better one chosen; the prompt and each response still stand once."""
-    order = _by_score(row)
-    return [_paired(row, combinations(order, 2))]
+def check_arguments(name: str | None, arguments: Mapping[str, Any]) -> None:
+    """Refuse settings of a conversion that takes no such ones, before any data are read.
 
+    Args:
+        name: of the conversion; one that does not exist is found out with the data.
+        arguments: its settings.
 
-def adjacent_pairs(row: CanonicalRow) -> Converted:
-    """Each response against the next worse one in the order of the scores."""
-    order = _by_score(row)
-    return [_paired(row, pairwise(order))]
+    Raises:
+        ConfigError: they cannot be followed.
+    """
+    if name is None and arguments:
+        takers = ", ".join(known for known, conversion in CONVERSIONS.items() if conversion.settings())
+        raise ConfigError(
+            "there are settings for a conversion, and no conversion",
+            got=f"data.convert_args: {dict(arguments)}",
+            fix=f"set data.convert to one that takes settings: {takers}; or leave data.convert_args out",
+        )
+    if name in CONVERSIONS:
+        CONVERSIONS[name].bind(arguments)
 
 
 def ranked_to_best(row: CanonicalRow) -> Converted:
     """The best response as a demonstration, of those with equal scores the first."""
-    scores = _scores(row)
+    scores = get_scores(row)
     best = max(range(len(scores)), key=lambda index: scores[index])
     return [row._replace(completions=[row.completions[best]], scores=None, left_out={})]
+
+
+def ranked_to_scored(row: CanonicalRow) -> Converted:
+    """Each response with its score; what was left out is counted with the first."""
+    return [
+        row._replace(completions=[answer], scores=[score], left_out={} if index else row.left_out)
+        for index, (answer, score) in enumerate(zip(row.completions, get_scores(row), strict=True))
+    ]
+
+
+def unpaired_to_scored(row: CanonicalRow) -> Converted:
+    """A desirable response with the score 1, an undesirable one with the score 0."""
+    return [row._replace(scores=[1.0 if row.label else 0.0], label=None)]
 
 
 def pairs_to_unpaired(row: CanonicalRow) -> Converted:
@@ -85,9 +143,14 @@ CONVERSIONS = {
     "best_worst": Conversion(DataKind.RANKED, DataKind.PAIRS, best_worst),
     "all_pairs": Conversion(DataKind.RANKED, DataKind.PAIRS, all_pairs),
     "adjacent_pairs": Conversion(DataKind.RANKED, DataKind.PAIRS, adjacent_pairs),
+    "random_pairs": Conversion(DataKind.RANKED, DataKind.PAIRS, random_pairs),
+    "tournament_pairs": Conversion(DataKind.RANKED, DataKind.PAIRS, tournament_pairs),
+    "rejection_sampled": Conversion(DataKind.RANKED, DataKind.PAIRS, rejection_sampled),
+    "ranked_to_scored": Conversion(DataKind.RANKED, DataKind.SCORED, ranked_to_scored),
     "ranked_to_best": Conversion(DataKind.RANKED, DataKind.DEMONSTRATIONS, ranked_to_best),
     "pairs_to_unpaired": Conversion(DataKind.PAIRS, DataKind.UNPAIRED, pairs_to_unpaired),
     "pairs_to_chosen": Conversion(DataKind.PAIRS, DataKind.DEMONSTRATIONS, pairs_to_chosen),
+    "unpaired_to_scored": Conversion(DataKind.UNPAIRED, DataKind.SCORED, unpaired_to_scored),
     "unpaired_to_desirable": Conversion(DataKind.UNPAIRED, DataKind.DEMONSTRATIONS, unpaired_to_desirable),
 }
 """All conversions by the name that the setting `convert` takes."""
@@ -116,43 +179,6 @@ def find_conversion(name: str, source: DataKind) -> Conversion:
 def conversions_between(source: DataKind, target: DataKind) -> list[str]:
     """Names of the conversions that make `target` of `source`, for suggestions."""
     return [name for name, known in CONVERSIONS.items() if (known.source, known.target) == (source, target)]
-
-
-def _scores(row: CanonicalRow) -> list[float]:
-    assert row.scores is not None, "only ranked rows have scores to convert by"
-    return row.scores
-
-
-def _by_score(row: CanonicalRow) -> list[int]:
-    """Indices of the responses, best first; equal scores in the order of the row."""
-    scores = _scores(row)
-    return sorted(range(len(scores)), key=lambda index: -scores[index])
-
-
-def _paired(row: CanonicalRow, candidates: Iterable[tuple[int, int]]) -> CanonicalRow | Dropped:
-    """Keep the candidate pairs that state a preference, and the responses that take part in one."""
-    scores = _scores(row)
-    skipped: Counter[str] = Counter()
-    pairs: list[tuple[int, int]] = []
-    for better, worse in candidates:
-        if scores[better] <= scores[worse]:
-            skipped[TIED] += 1
-        elif same_response(row.completions[better], row.completions[worse]):
-            skipped[IDENTICAL_PAIR] += 1
-        else:
-            pairs.append((better, worse))
-    if not pairs:
-        return Dropped(row.row, UNDECIDED if skipped[TIED] else IDENTICAL, f"scores {scores}")
-    used = sorted({index for pair in pairs for index in pair})
-    place = {index: position for position, index in enumerate(used)}
-    return row._replace(
-        completions=[row.completions[index] for index in used],
-        scores=[scores[index] for index in used],
-        pairs=[(place[better], place[worse]) for better, worse in pairs],
-        margins=[scores[better] - scores[worse] for better, worse in pairs],
-        margin=scores[pairs[0][0]] - scores[pairs[0][1]] if len(pairs) == 1 else None,
-        left_out=dict(Counter(row.left_out) + skipped),
-    )
 
 
 def _single(row: CanonicalRow, index: int) -> CanonicalRow:

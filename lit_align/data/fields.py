@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timezone
 from typing import Any
 
 from lit_align.core.errors import DataError
@@ -27,6 +28,7 @@ class Fields:
             then passed on, to be left out and counted, rather than refused.
         columns: all that the row has, for messages.
         repeats_prompt: whether both responses of every pair of the file begin with the text of its prompt.
+        dated: whether the timestamps of the file are dates, and not numbers.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class Fields:
         recorded: bool = False,
         columns: Iterable[str] | None = None,
         repeats_prompt: bool = False,
+        dated: bool = False,
     ) -> None:
         self.values, self.file, self.row, self.recorded = values, file, row, recorded
-        self.repeats_prompt = repeats_prompt
+        self.repeats_prompt, self.dated = repeats_prompt, dated
         self.columns = list(values if columns is None else columns)
 
     def error(self, what: str, field: str, fix: str, value: Any = None) -> DataError:
@@ -122,6 +125,19 @@ class Fields:
         """A finite number, or None where the field is missing or null."""
         return self.number(field) if self.has(field) and self.values[field] != "" else None
 
+    def optional_time(self, field: str) -> float | None:
+        """A number as it is, or a date in seconds since 1970, UTC where it names no zone; None where it is missing."""
+        value = self.values.get(field)
+        if value is None or value == "":
+            return None
+        if not self.dated:
+            return self.check_number(value, field)
+        time = parse_date(value)
+        if time is None:
+            fix = "write a date like 2024-05-31 or 2024-05-31T12:00:00Z, as the first rows do, or remove the row"
+            raise self.error("a timestamp is not a date that can be read", field, fix)
+        return time
+
     def check_number(self, value: Any, field: str) -> float:
         """`value` as a finite float; numerals in quotes are accepted, because CSV has no numbers."""
         number: float | None = None
@@ -202,6 +218,22 @@ class Fields:
             what = f"expected {noun}, found {_type_name(value)}"
             raise self.error(what, field, f"write {noun}, or map another column with data.columns", value)
         return decoded
+
+
+def parse_date(value: Any) -> float | None:
+    """Seconds since 1970 of a date in ISO 8601, with or without a time; None for anything else, plain numbers too."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            # Digits alone are a number: versions of Python differ on whether they are a date.
+            value = None if text.isdigit() else datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def is_json_list(value: Any) -> bool:

@@ -17,6 +17,10 @@ COMMON = ("tools", "chat_template_kwargs", "id")
 LABELS = ("label", "kto_tag")
 """Columns that say whether a response is desirable."""
 
+ON_REQUEST = ("timestamp", "target")
+"""Columns of pairs and ranked responses that are read only for a method that asks for them: elsewhere these names may
+stand for other things."""
+
 
 class FormatSpec(NamedTuple):
     """A format: what it needs, and how its rows are read."""
@@ -34,6 +38,8 @@ class FormatSpec(NamedTuple):
     """Responses were recorded from models: an empty one is left out and counted, not an error."""
     fits: Callable[[Sequence[Mapping[str, Any]]], bool] | None = None
     """A look at the first rows, where names alone do not tell."""
+    nullable: tuple[str, ...] = ()
+    """Of `required`, what a row may leave null."""
 
     def matches(self, columns: Iterable[str], first_rows: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a file with these columns can be read as this format."""
@@ -47,9 +53,10 @@ class FormatSpec(NamedTuple):
         """Whether a column is one of those that make the format."""
         return any(column in need.split("|") for need in self.required)
 
-    def columns(self) -> list[str]:
-        """All columns that are read."""
-        return [name for need in (*self.required, *self.optional, *COMMON) for name in need.split("|")]
+    def columns(self, on_request: Iterable[str] = ON_REQUEST) -> list[str]:
+        """All columns that are read, where those of `on_request` are asked for."""
+        further = on_request if self.kind in (DataKind.PAIRS, DataKind.RANKED) else ()
+        return [name for need in (*self.required, *self.optional, *COMMON, *further) for name in need.split("|")]
 
 
 def most(votes: Iterable[bool]) -> bool:
@@ -171,6 +178,37 @@ FORMATS = (
         normalisers.conversation,
         ("messages", "label|kto_tag"),
         ("ref_logps",),
+        always_conversational=True,
+    ),
+    FormatSpec(
+        "judged completions",
+        DataKind.JUDGED,
+        normalisers.judged,
+        ("prompt", "completion", "judgment", "label|kto_tag"),
+        bodies=("prompt", "completion"),
+        nullable=("judgment",),
+    ),
+    FormatSpec(
+        "scored completions",
+        DataKind.SCORED,
+        normalisers.completion,
+        ("prompt", "completion", "score"),
+        ("ref_logps",),
+        bodies=("prompt", "completion"),
+    ),
+    FormatSpec(
+        "paraphrased prompts",
+        DataKind.PARAPHRASED,
+        normalisers.paraphrased,
+        ("prompt", "paraphrase", "completion"),
+        bodies=("prompt", "paraphrase", "completion"),
+    ),
+    FormatSpec(
+        "LLaMA-Factory alpaca, paraphrased",
+        DataKind.PARAPHRASED,
+        normalisers.alpaca,
+        ("instruction", "paraphrase", "output"),
+        _ALPACA,
         always_conversational=True,
     ),
     FormatSpec(

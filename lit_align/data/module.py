@@ -15,11 +15,13 @@ from lit_align.core.errors import ConfigError, DataError
 from lit_align.core.ranges import not_negative, positive
 from lit_align.data.cache import default_folder
 from lit_align.data.collate import Collator
+from lit_align.data.convert import check_arguments
 from lit_align.data.loader import BatchLoader, ResumableLoader, TrainingLoader
 from lit_align.data.loading import Batching, place_of, run_of
 from lit_align.data.pipeline import Preview, Recipe
 from lit_align.data.report import DataReport, publish
 from lit_align.data.row_stream import RowStream
+from lit_align.data.second_prompt import JUDGMENT_TEMPLATE, check_judgment_template
 from lit_align.data.sets import DataSets
 from lit_align.data.sources import Given, as_source, as_text
 from lit_align.data.splits import check_amount
@@ -49,8 +51,11 @@ class PreferenceDataModule(LightningDataModule):
         test: source for `lit-align test`.
         predict: source of prompts for `lit-align generate` and of responses for `lit-align score`.
         tokenizer: folder or hub name; None: the policy's.
-        convert: makes another kind of data: best_worst, all_pairs, adjacent_pairs, pairs_to_unpaired,
-            pairs_to_chosen, ranked_to_best, unpaired_to_desirable.
+        convert: makes another kind of data. Ranked responses to pairs: best_worst, all_pairs, adjacent_pairs,
+            random_pairs, tournament_pairs, rejection_sampled. Others: ranked_to_best, ranked_to_scored,
+            pairs_to_unpaired, pairs_to_chosen, unpaired_to_desirable, unpaired_to_scored.
+        convert_args: settings of the conversion: `num_pairs` and `seed` of random_pairs; `beta`, `num_samples` and
+            `seed` of rejection_sampled.
         columns: names of columns, as `name here: name in the file`; null leaves a column out.
         format: name of the format, where it cannot be told from the columns.
         val_split: rows (an integer) or share (below 1) of `train` to hold out, if there is no `validation`. A
@@ -76,6 +81,8 @@ class PreferenceDataModule(LightningDataModule):
         train_on: turns of a multi-turn demonstration that are learnt.
         as_chat: make a user's and an assistant's turn of plain prompts and completions.
         separator: stands between a plain prompt and its completion.
+        judgment_template: what the judgment of a completion adds to its prompt, at the end of the user's last turn;
+            `{judgment}` stands for it.
         streaming: read and tokenise `train` while training, for sets larger than disk or memory. Order is random
             within `stream_buffer` rows. Nobody knows the length of an epoch, so a schedule of the learning rate needs
             `trainer.max_steps`.
@@ -95,6 +102,7 @@ class PreferenceDataModule(LightningDataModule):
         predict: Given | None = None,
         tokenizer: str | Path | None = None,
         convert: str | None = None,
+        convert_args: dict[str, Any] | None = None,
         columns: dict[str, str | None] | None = None,
         format: str | None = None,
         val_split: int | float = 0,
@@ -117,6 +125,7 @@ class PreferenceDataModule(LightningDataModule):
         train_on: Literal["last", "all"] = "all",
         as_chat: bool = False,
         separator: str = "",
+        judgment_template: str = JUDGMENT_TEMPLATE,
         streaming: bool = False,
         stream_buffer: int = 10_000,
         cache_dir: str | Path | None = None,
@@ -124,6 +133,7 @@ class PreferenceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_amount(val_split)
+        check_arguments(convert, convert_args or {})
         for name, number in {
             "batch_size": batch_size,
             "max_tokens_per_batch": max_tokens_per_batch,
@@ -135,6 +145,7 @@ class PreferenceDataModule(LightningDataModule):
                 positive(f"data.{name}", number)
         recipe = Recipe(
             convert=convert,
+            convert_args=convert_args or {},
             columns=columns or {},
             format=format,
             on_bad_row=on_bad_row,
@@ -147,6 +158,7 @@ class PreferenceDataModule(LightningDataModule):
             train_on=train_on,
             as_chat=as_chat,
             separator=separator,
+            judgment_template=check_judgment_template(judgment_template),
         )
         self._stream: RowStream | None = None
         self.sets = DataSets(

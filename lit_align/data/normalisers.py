@@ -11,6 +11,7 @@ from lit_align.data.canonical import (
     NO_SHARED_PROMPT,
     NO_TURN,
     REPEATED_PROMPT,
+    SAME_PARAPHRASE,
     UNDECIDED,
     UNSCORED_RESPONSE,
     CanonicalRow,
@@ -29,6 +30,7 @@ from lit_align.data.conversation import (
     shared_turns,
 )
 from lit_align.data.fields import Fields, is_json_list
+from lit_align.data.second_prompt import reword
 
 
 def pairs(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
@@ -124,7 +126,7 @@ def ultrafeedback(fields: Fields, conversational: bool) -> CanonicalRow | Droppe
 
 
 def completion(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
-    """`prompt` and `completion`, perhaps with a `label`."""
+    """`prompt` and `completion`, perhaps with a `label` or a `score`."""
     answer: Completion
     prompt: Completion
     if conversational:
@@ -133,6 +135,35 @@ def completion(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
     else:
         prompt, answer = fields.text("prompt"), fields.text("completion")
     return build_single(fields, prompt, answer)
+
+
+def judged(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
+    """`prompt`, `completion`, a `label`, and a `judgment` in words, which is read where the label is false."""
+    row = completion(fields, conversational)
+    if isinstance(row, Dropped) or row.label:
+        return row
+    return row._replace(judgment=fields.text("judgment"))
+
+
+def paraphrased(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
+    """`prompt` and `completion`, and the prompt in other words as `paraphrase`.
+
+    Beside a prompt of messages, a text is another way to say the user's last turn.
+    """
+    row = completion(fields, conversational)
+    if isinstance(row, Dropped):
+        return row
+    value = fields.required("paraphrase")
+    if isinstance(row.prompt, str) or (isinstance(value, str) and not is_json_list(value)):
+        words = fields.text("paraphrase")
+        return _with_paraphrase(row, reword(row.prompt, lambda _: words))
+    return _with_paraphrase(row, _message_prompt(fields, "paraphrase"))
+
+
+def _with_paraphrase(row: CanonicalRow, second: Completion) -> CanonicalRow | Dropped:
+    if second == row.prompt:
+        return Dropped(row.row, SAME_PARAPHRASE, str(second))
+    return row._replace(second_prompt=second)
 
 
 def conversation(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
@@ -155,15 +186,23 @@ def conversation(fields: Fields, conversational: bool) -> CanonicalRow | Dropped
 
 
 def alpaca(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
-    """LLaMA-Factory's `instruction`, `input`, `output` or `chosen` and `rejected`, `system`, `history`."""
-    question = fields.text("instruction")
-    extra = fields.optional_text("input")
-    prompt = [*_history(fields), _turn("user", f"{question}\n{extra}" if extra else question)]
-    prompt = _with_system(prompt, "instruction", fields)
+    """LLaMA-Factory's `instruction`, `input`, `output` or `chosen` and `rejected`, `system`, `history`.
+
+    Beside `output` perhaps a `paraphrase` of the instruction, which `input` follows as well.
+    """
+    prompt = _alpaca_prompt(fields, "instruction")
     if fields.has("chosen"):
         chosen, rejected = ([_turn("assistant", fields.text(side))] for side in ("chosen", "rejected"))
         return build_pair(fields, prompt, chosen, rejected)
-    return build_single(fields, prompt, [_turn("assistant", fields.text("output"))])
+    row = build_single(fields, prompt, [_turn("assistant", fields.text("output"))])
+    return _with_paraphrase(row, _alpaca_prompt(fields, "paraphrase")) if fields.has("paraphrase") else row
+
+
+def _alpaca_prompt(fields: Fields, field: str) -> list[Message]:
+    """The turns before the answer; `field` is what is asked, followed by `input`."""
+    question, extra = fields.text(field), fields.optional_text("input")
+    prompt = [*_history(fields), _turn("user", f"{question}\n{extra}" if extra else question)]
+    return _with_system(prompt, field, fields)
 
 
 def prompt_only(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
@@ -220,10 +259,10 @@ def _prompt_turns(fields: Fields) -> list[Message]:
     return _message_prompt(fields)
 
 
-def _message_prompt(fields: Fields) -> list[Message]:
-    messages = fields.messages("prompt")
-    check_order(messages, "prompt", fields)
-    check_prompt_end(messages, "prompt", fields)
+def _message_prompt(fields: Fields, field: str = "prompt") -> list[Message]:
+    messages = fields.messages(field)
+    check_order(messages, field, fields)
+    check_prompt_end(messages, field, fields)
     return messages
 
 

@@ -16,17 +16,20 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.batch import DataKind, Example
-from lit_align.core.errors import ConfigError
+from lit_align.core.errors import ConfigError, DataError
 from lit_align.data.cache import ExampleCache, cache_key, source_fingerprint, tokenizer_fingerprint
-from lit_align.data.canonical import CanonicalRow, Dropped, Format, Rules
+from lit_align.data.canonical import BAD_ROW, CanonicalRow, Dropped, Format, Rules
 from lit_align.data.checks import SetChecks
 from lit_align.data.convert import CONVERSIONS, Conversion, conversions_between, find_conversion
+from lit_align.data.demands import NO_DEMANDS, Demands
 from lit_align.data.formats import LABELS
+from lit_align.data.pairing import listed
 from lit_align.data.places import Places, local_path
 from lit_align.data.readers import peek, read_rows
 from lit_align.data.render import Renderer, group_key
 from lit_align.data.report import DataReport
-from lit_align.data.schema import normalise, recognise
+from lit_align.data.schema import normalise, recognise, undecided_row
+from lit_align.data.second_prompt import JUDGMENT_TEMPLATE, state_judgment
 from lit_align.data.sources import InMemory, Source
 from lit_align.data.store import ExampleStore, Record
 from lit_align.data.tokenise import OnOverlong, Tokeniser
@@ -35,6 +38,9 @@ _NOUNS = {
     DataKind.PAIRS: "pairs",
     DataKind.UNPAIRED: "unpaired data",
     DataKind.RANKED: "ranked responses",
+    DataKind.SCORED: "scored completions",
+    DataKind.JUDGED: "judged completions",
+    DataKind.PARAPHRASED: "prompts with a paraphrase",
     DataKind.DEMONSTRATIONS: "demonstrations",
     DataKind.PROMPTS: "prompts",
     DataKind.RESPONSES: "responses",
@@ -43,6 +49,9 @@ _COLUMNS = {
     DataKind.PAIRS: "prompt, chosen and rejected",
     DataKind.UNPAIRED: "prompt, completion and label",
     DataKind.RANKED: "prompt, responses and scores",
+    DataKind.SCORED: "prompt, completion and score",
+    DataKind.JUDGED: "prompt, completion, judgment and label",
+    DataKind.PARAPHRASED: "prompt, paraphrase and completion",
     DataKind.DEMONSTRATIONS: "prompt and completion, messages, or text",
 }
 """The simplest columns of each kind, for errors."""
@@ -53,6 +62,7 @@ class Recipe:
     """Everything besides data and tokenizer that decides how rows become examples; see `PreferenceDataModule`."""
 
     convert: str | None = None
+    convert_args: dict[str, Any] = field(default_factory=dict)
     columns: dict[str, str | None] = field(default_factory=dict)
     format: str | None = None
     on_bad_row: Literal["error", "drop"] = "error"
@@ -65,6 +75,7 @@ class Recipe:
     train_on: Literal["last", "all"] = "all"
     as_chat: bool = False
     separator: str = ""
+    judgment_template: str = JUDGMENT_TEMPLATE
 
 
 class Preview(NamedTuple):
@@ -87,6 +98,7 @@ class Pipeline:
         kind: what examples are for; None: what each source holds.
         learner: name of the method, for errors.
         end_tokens: ids besides EOS at which the model stops.
+        demands: what the rows must have besides.
     """
 
     def __init__(
@@ -97,12 +109,14 @@ class Pipeline:
         *,
         learner: str = "This method",
         end_tokens: tuple[int, ...] = (),
+        demands: Demands = NO_DEMANDS,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.kind = kind
         self.learner = learner
         self.end_tokens = end_tokens
+        self.demands = demands
 
     def cached(self, source: Source, folder: Path, *, training: bool = True) -> tuple[ExampleStore, DataReport]:
         """The examples of a source, from the cache in `folder` or made and put there.
@@ -136,6 +150,7 @@ class Pipeline:
                 "end_tokens": sorted(self.end_tokens),
                 "kind": self.kind.value if self.kind else None,
                 "training": training,
+                "demands": asdict(self.demands),
                 "recipe": asdict(self.recipe),
             }
         )
@@ -152,7 +167,7 @@ class Pipeline:
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
             total = getattr(rows, "num_rows", None)
             yield from steps.records(bar.track(rows, total, description=f"tokenising {escape(str(source))}"))
-        steps.checks.finish(training)
+        steps.finish(training)
 
     def _notes(self, fmt: Format) -> list[str]:
         """What the report says besides counts."""
@@ -174,7 +189,15 @@ class Pipeline:
     def recognise(self, source: str, columns: list[str], first_rows: list[dict[str, Any]]) -> Format:
         """What format a source has; checks that it fits what is to be learnt."""
         recipe = self.recipe
-        fmt = recognise(columns, first_rows, mapping=recipe.columns, file=source, wanted=self.kind, name=recipe.format)
+        fmt = recognise(
+            columns,
+            first_rows,
+            mapping=recipe.columns,
+            file=source,
+            wanted=self.kind,
+            name=recipe.format,
+            on_request=self.demands.columns,
+        )
         self.conversion(source, fmt)
         return fmt
 
@@ -261,8 +284,12 @@ class RowSteps:
         self.report = report
         self.columns = recipe.columns
         self.rules = Rules(on_bad_row=recipe.on_bad_row, on_no_preference=recipe.on_no_preference)
-        self.conversion = pipeline.conversion(report.source, fmt)
-        self.checks = SetChecks(pipeline.kind_of(report.source, fmt), report.places, self.rules)
+        conversion = pipeline.conversion(report.source, fmt)
+        self.convert = None if conversion is None else conversion.bind(recipe.convert_args)
+        self.kind = pipeline.kind_of(report.source, fmt)
+        self.demands, self.learner = pipeline.demands, pipeline.learner
+        self.judgment_template = recipe.judgment_template
+        self.checks = SetChecks(self.kind, report.places, self.rules)
         self.tokeniser = pipeline.tokeniser(fmt, report)
 
     def records(self, rows: Iterable[dict[str, Any]]) -> Iterator[Record]:
@@ -281,13 +308,38 @@ class RowSteps:
             row = normalise(raw, self.fmt, self.columns, self.report.source, rules=self.rules)
             row = row._replace(row=self.report.places.number(raw))
             row = self.checks.source(row) if self.check_ids else row
-            convert = self.conversion.apply if self.conversion is not None else None
-            for result in [row] if convert is None or isinstance(row, Dropped) else convert(row):
+            for result in [row] if isinstance(row, Dropped) else self._learnable(row):
                 if isinstance(result, Dropped):
                     self.report.drop(result.row, result.reason)
                     self.checks.result(result)
                 else:
                     yield result
+
+    def finish(self, training: bool) -> None:
+        """Look at the set as a whole, once all its rows were read; see `SetChecks.finish`."""
+        self.checks.finish(training and self.demands.both_labels)
+
+    def _learnable(self, row: CanonicalRow) -> Iterator[CanonicalRow | Dropped]:
+        """What comes of a row that was read: converted, and with all that its method asks for."""
+        for result in [row] if self.convert is None else self.convert(row):
+            yield result if isinstance(result, Dropped) else self._checked(result)
+
+    def _checked(self, row: CanonicalRow) -> CanonicalRow | Dropped:
+        try:
+            self.demands.check(row, self.report.places, self.learner)
+        except DataError as error:
+            if self.rules.on_bad_row == "error":
+                raise
+            return Dropped(row.row, f"{BAD_ROW}: {error.what}", str(error))
+        if self.kind is DataKind.JUDGED:
+            return state_judgment(row, self.judgment_template)
+        if self.kind is not DataKind.RANKED:
+            return row
+        result = listed(row)
+        if isinstance(result, Dropped) and self.rules.on_no_preference == "error":
+            file, number = self.report.places.find(row.row)
+            raise undecided_row(result, file, number)
+        return result
 
 
 def fingerprint(source: Source) -> str:

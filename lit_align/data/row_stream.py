@@ -65,7 +65,7 @@ class RowStream:
         self._steps.report.notes += notes
         self.finished(self._steps.report)
         if not self._skipped:
-            self._steps.checks.finish(training=True)
+            self._steps.finish(training=True)
 
     def _new_steps(self) -> RowSteps:
         report = DataReport(str(self.source), self.fmt.describe())

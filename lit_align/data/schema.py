@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lit_align.core.batch import DataKind
@@ -21,7 +21,7 @@ from lit_align.data.canonical import (
     Message,
     Rules,
 )
-from lit_align.data.fields import Fields, is_json_list
+from lit_align.data.fields import Fields, is_json_list, parse_date
 from lit_align.data.formats import FORMATS, LABELS, FormatSpec, most
 from lit_align.data.suggest import in_words, suggest_mapping
 
@@ -31,7 +31,9 @@ Mapped = Mapping[str, str | None]
 """Canonical name of a column -> its name in the file, or None: treat the column as absent."""
 _BY_NAME = {spec.name: spec for spec in FORMATS}
 _NAMES = sorted({name for spec in FORMATS for name in spec.columns()})
-_PREFERENCES = (DataKind.PAIRS, DataKind.UNPAIRED, DataKind.RANKED)
+_PREFERENCES = (DataKind.PAIRS, DataKind.UNPAIRED, DataKind.RANKED, DataKind.JUDGED)
+_EXTENDED = (DataKind.SCORED, DataKind.PARAPHRASED)
+"""Demonstrations with a further column, which those who want demonstrations may pass over."""
 
 
 def recognise(
@@ -42,6 +44,7 @@ def recognise(
     file: str = "",
     wanted: DataKind | None = None,
     name: str | None = None,
+    on_request: Collection[str] = (),
 ) -> Format:
     """Tell the format of a file from its columns and first rows.
 
@@ -55,6 +58,7 @@ def recognise(
         file: name of the file, for messages.
         wanted: what the method learns from; decides where a file can be read in several ways.
         name: name of the format, where the user has settled it.
+        on_request: columns that are read because the method asks for them; see `formats.ON_REQUEST`.
 
     Raises:
         DataError: where no format fits, or several do.
@@ -74,10 +78,10 @@ def recognise(
     matching = matching or [spec for spec in candidates if spec.matches(found, rows)]
     spec = _judged(_choose(matching, wanted, found, file), matching, rows)
     if name is None:
-        _check_spelling(spec, usual, rows, mapping, file)
+        _check_spelling(spec, usual, rows, mapping, wanted, file)
     if spec is None:
         raise _unknown_columns(found, rows, name, file)
-    read = set(spec.columns())
+    read = set(spec.columns(on_request))
     conversational = spec.always_conversational or any(_are_messages(rows, body) for body in spec.bodies)
     plain_pairs = spec.normalise is normalisers.pairs and not conversational
     if name is None:
@@ -89,6 +93,8 @@ def recognise(
         used=tuple(column for column in found if column in read),
         ignored=tuple(column for column in found if column not in read),
         repeats_prompt=plain_pairs and normalisers.repeat_prompts(rows),
+        dated=most(parse_date(row["timestamp"]) is not None for row in rows if _is_given(row.get("timestamp"))),
+        on_request=tuple(on_request),
     )
 
 
@@ -116,17 +122,22 @@ def normalise(
     spec = _BY_NAME[fmt.name]
     file, row_number = str(row.get(FILE_COLUMN) or file), row_number or int(row.get(ROW_COLUMN) or 0)
     renamed = rename(row, mapping or {})
-    readable = {name: renamed[name] for name in spec.columns() if name in renamed}
+    readable = {name: renamed[name] for name in spec.columns(fmt.on_request) if name in renamed}
     columns = [name for name in renamed if not name.startswith("__")]
     fields = Fields(
-        readable, file, row_number, recorded=spec.recorded, columns=columns, repeats_prompt=fmt.repeats_prompt
+        readable,
+        file,
+        row_number,
+        recorded=spec.recorded,
+        columns=columns,
+        repeats_prompt=fmt.repeats_prompt,
+        dated=fmt.dated,
     )
     try:
         for need in spec.required:
-            if "|" not in need:
-                fields.required(need)
-            elif not any(fields.has(name) for name in need.split("|")):
-                fields.required(need.split("|")[0])
+            names = need.split("|")
+            if not any(fields.has(name) for name in names) and need not in spec.nullable:
+                fields.required(names[0])
         _check_unread_label(spec, renamed, fields)
         result = spec.normalise(fields, fmt.conversational)
     except DataError as error:
@@ -134,9 +145,14 @@ def normalise(
             raise
         return Dropped(row_number, f"{BAD_ROW}: {error.what}", str(error))
     if isinstance(result, Dropped) and rules.on_no_preference == "error":
-        fix = "remove the row, or set data.on_no_preference=drop to leave such rows out and count them"
-        raise DataError(result.reason, file=file, row=row_number, value=result.detail, fix=fix)
+        raise undecided_row(result, file, row_number)
     return result
+
+
+def undecided_row(dropped: Dropped, file: str, row: int) -> DataError:
+    """The error for a row that prefers nothing, where that is not to be passed over."""
+    fix = "remove the row, or set data.on_no_preference=drop to leave such rows out and count them"
+    return DataError(dropped.reason, file=file, row=row, value=dropped.detail, fix=fix)
 
 
 def rename(row: Mapping[str, Any], mapping: Mapped) -> dict[str, Any]:
@@ -184,7 +200,8 @@ def _checked_mapping(mapping: Mapped, columns: Sequence[str], file: str) -> Mapp
 
 def _choose(matching: list[FormatSpec], wanted: DataKind | None, found: list[str], file: str) -> FormatSpec | None:
     """The format to read a file as, of those that fit it; None where none does."""
-    for kinds in ([wanted] if wanted else [], _PREFERENCES, (DataKind.DEMONSTRATIONS,), (DataKind.PROMPTS,)):
+    further = (_PREFERENCES, _EXTENDED, (DataKind.DEMONSTRATIONS,), (DataKind.PROMPTS,))
+    for kinds in ([wanted] if wanted else [], *further):
         group = [spec for spec in matching if spec.kind in kinds]
         best = [spec for spec in group if not any(set(spec.required) < set(other.required) for other in group)]
         if len(best) > 1 and best[0].required == best[1].required:
@@ -223,17 +240,18 @@ def _judged(
 
 def _check_unread_label(spec: FormatSpec, row: Mapping[str, Any], fields: Fields) -> None:
     """Refuse a demonstration that says whether it is a good one: the first rows of its file did not."""
-    if spec.kind is not DataKind.DEMONSTRATIONS:
+    if spec.kind not in (DataKind.DEMONSTRATIONS, DataKind.PARAPHRASED):
         return
     for name in LABELS:
         if _is_given(row.get(name)):
-            raise fields.error(
-                "a demonstration has a label, which would not be read",
-                name,
-                f"to imitate all responses whatever their labels say, set --data.columns '{{{name}: null}}'; to leave "
-                "out the undesirable ones, label every row and set data.convert=unpaired_to_desirable",
-                row[name],
+            without = "remove their rows"
+            if spec.kind is DataKind.DEMONSTRATIONS:
+                without = "label every row and set data.convert=unpaired_to_desirable"
+            fix = (
+                f"to imitate all responses whatever their labels say, set --data.columns '{{{name}: null}}'; "
+                f"to leave out the undesirable ones, {without}"
             )
+            raise fields.error("a demonstration has a label, which would not be read", name, fix, row[name])
 
 
 def _is_given(value: Any) -> bool:
@@ -241,16 +259,22 @@ def _is_given(value: Any) -> bool:
 
 
 def _check_spelling(
-    spec: FormatSpec | None, found: list[str], rows: Sequence[Mapping[str, Any]], mapping: Mapped, file: str
+    spec: FormatSpec | None,
+    found: list[str],
+    rows: Sequence[Mapping[str, Any]],
+    mapping: Mapped,
+    wanted: DataKind | None,
+    file: str,
 ) -> None:
     """Refuse a column that, spelt as we do, would make the file another one than it was taken for."""
+    others = [other for other in FORMATS if other.kind not in _EXTENDED or other.kind is wanted]
     for column in found:
         close = [] if column in _NAMES else difflib.get_close_matches(column, _NAMES, 2, cutoff=0.8)
         for meant in close:
             if meant in found or meant in mapping:
                 continue
             respelt = [meant if name == column else name for name in found]
-            if any(_outranks(other, spec) and other.matches(respelt, rows) for other in FORMATS if other.needs(meant)):
+            if any(_outranks(other, spec) and other.matches(respelt, rows) for other in others if other.needs(meant)):
                 raise DataError(
                     f"a column is named almost like '{meant}'",
                     file=file,

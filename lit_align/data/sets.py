@@ -13,6 +13,7 @@ from lit_align.core.errors import ConfigError
 from lit_align.core.pretrained import load_tokenizer
 from lit_align.data.cache import default_folder
 from lit_align.data.checks import check_split_labels
+from lit_align.data.demands import demands_of
 from lit_align.data.pipeline import Pipeline, Preview, Recipe
 from lit_align.data.report import DataReport, count_labels
 from lit_align.data.sources import Source
@@ -82,7 +83,8 @@ class DataSets:
             self.reports[split].notes.append(note)
             if split == "validation":
                 return store.select(held_out)
-            if (kind or self.kind_of(split)) in (None, DataKind.UNPAIRED):
+            asked = kind or self.kind_of(split)
+            if asked in (None, DataKind.UNPAIRED) and demands_of(self.method, asked).both_labels:
                 check_split_labels(training.labels, str(self.source(split)), self.val_split, self.split_seed)
             return training
         return store
@@ -104,6 +106,7 @@ class DataSets:
             kind,
             learner="This method" if self.method is None else type(self.method).__name__,
             end_tokens=end_tokens(self._model, self.tokenizer),
+            demands=demands_of(self.method, kind),
         )
 
     # ---------------------------------------------------------------- what settings and method say

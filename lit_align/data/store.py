@@ -35,6 +35,8 @@ _SCHEMA = pa.schema(
         ("label", pa.bool_()),
         ("reference_logps", pa.list_(pa.float64())),
         ("scores", pa.list_(pa.float64())),
+        ("timestamp", pa.float64()),
+        ("target", pa.int32()),
         ("truncated", pa.list_(pa.bool_())),
         ("group", pa.int64()),
         ("responses", pa.int32()),

@@ -12,16 +12,17 @@ from transformers import PreTrainedTokenizerBase
 from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError, DataError
 from lit_align.data.canonical import CanonicalRow, Dropped
+from lit_align.data.outcome import NOTHING_TO_SCORE, settle
 from lit_align.data.render import Rendered, Renderer
 from lit_align.data.report import DataReport
 from lit_align.data.responses import Encoded, Response, Specials, fit, prompted, respond
 
 OVERLONG = "longer than the limits"
-NOTHING_TO_SCORE = "no token to score"
-IDENTICAL_TOKENS = "chosen and rejected are the same tokens"
 
 OnOverlong = Literal["error", "drop", "truncate"]
 _CHUNK_ROWS = 64
+_TWICE = (DataKind.JUDGED, DataKind.PARAPHRASED)
+"""Kinds whose completion follows a second prompt."""
 
 
 class Tokeniser:
@@ -99,7 +100,14 @@ class Tokeniser:
 
     def _texts(self, row: CanonicalRow) -> list[Rendered]:
         try:
-            return [self.renderer.prompt(row)] if self.kind is DataKind.PROMPTS else self.renderer.responses(row)
+            if self.kind is DataKind.PROMPTS:
+                return [self.renderer.prompt(row)]
+            if self.kind is DataKind.PAIRS and row.target is not None:
+                row = row._replace(completions=[*row.completions, row.target])
+            texts = self.renderer.responses(row)
+            if self.kind in _TWICE and row.second_prompt is not None:
+                texts += self.renderer.responses(row._replace(prompt=row.second_prompt))
+            return texts
         except DataError as error:
             file, number = self.report.places.find(row.row)
             raise DataError(
@@ -173,12 +181,13 @@ class Tokeniser:
             return self._overlong(row, responses)
         if self.kind is not DataKind.PROMPTS and not all(response.scored for response in fitted):
             return self._drop(row, NOTHING_TO_SCORE)
+        outcome = settle(self.kind, row, fitted)
+        if outcome.reason:
+            return self._drop(row, outcome.reason)
+        row, fitted = outcome.row, outcome.responses
         example = self._assemble(row, fitted)
         if self.kind is DataKind.RESPONSES:
-            cut = [response.prompt_cut or response.completion_cut for response in fitted]
-            example = example._replace(scores=row.scores, truncated=cut)
-        if self.kind is DataKind.PAIRS and not example.pairs:
-            return self._drop(row, IDENTICAL_TOKENS)
+            example = example._replace(truncated=[r.prompt_cut or r.completion_cut for r in fitted])
         mismatch = any(
             self._mismatches(text, response, prompts)
             for (text, _), response in zip(texts, responses, strict=True)
@@ -217,25 +226,23 @@ class Tokeniser:
         return Dropped(row.row, reason)
 
     def _assemble(self, row: CanonicalRow, responses: Sequence[Response]) -> Example:
-        pairs, margins = row.pairs, row.margins
-        if self.kind is DataKind.PAIRS:
-            different = [n for n, (a, b) in enumerate(pairs) if responses[a].ids != responses[b].ids]
-            if different and len(different) < len(pairs):
-                self.report.leave_out(row.row, {IDENTICAL_TOKENS: len(pairs) - len(different)})
-            pairs = [pairs[n] for n in different]
-            margins = None if margins is None else [margins[n] for n in different]
         masks = None
         if any(response.mask is not None for response in responses):
             masks = [r.mask if r.mask is not None else [1] * (len(r.ids) - r.prompt) for r in responses]
+        target = len(row.completions) if self.kind is DataKind.PAIRS and row.target is not None else None
         return Example(
             row=row.row,
             ids=[response.ids for response in responses],
             prompt_lengths=[response.prompt for response in responses],
             masks=masks,
-            pairs=pairs,
-            margins=margins,
+            pairs=row.pairs,
+            margins=row.margins,
             label=row.label,
-            reference_logps=row.reference_logps,
+            # A row's own values are of its pair alone.
+            reference_logps=row.reference_logps if target is None else None,
+            scores=None if self.kind is DataKind.PROMPTS else row.scores,
+            timestamp=row.timestamp,
+            target=target,
         )
 
     def _mismatches(self, text: Rendered, response: Response, prompts: _Prompts) -> bool:

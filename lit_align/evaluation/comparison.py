@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
 from lit_align.core.architectures import resolve_layout
 from lit_align.core.batch import DataKind, PairBatch
@@ -74,13 +75,20 @@ def measure(
 
 
 @torch.no_grad()
-def score_pairs(scorer: Scorer, data: PreferenceDataModule) -> list[dict[str, float]]:
-    """Log-probabilities and lengths of the validation pairs, in the order of the data."""
+def score_pairs(scorer: Scorer, data: PreferenceDataModule, batch_size: int = _BATCH) -> list[dict[str, float]]:
+    """Log-probabilities and lengths of the validation pairs, in the order of the data.
+
+    Args:
+        scorer: in evaluation mode, on the device that is to compute.
+        data: whose validation data hold pairs, or are converted to pairs.
+        batch_size: rows of the data at a time.
+    """
     examples = data.examples("validation", DataKind.PAIRS)
     collate = Collator(DataKind.PAIRS, resolve_layout("auto", scorer.model.config))
+    device = next(scorer.parameters()).device
     records: list[dict[str, float]] = []
-    for start in range(0, len(examples), _BATCH):
-        batch = collate(Drawn(examples[start : start + _BATCH]))
+    for start in range(0, len(examples), batch_size):
+        batch = move_data_to_device(collate(Drawn(examples[start : start + batch_size])), device)
         assert isinstance(batch, PairBatch)
         pairs = pair_up(scorer.sequence_logps(batch.rows), batch)
         columns = {

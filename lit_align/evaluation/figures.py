@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import matplotlib as mpl
@@ -142,6 +142,19 @@ def histogram(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> F
         axes.grid(visible=False, axis="x")
         canvas.legend(loc="outside upper left", ncols=len(finite), handlelength=1.0, columnspacing=1.4)
         return Figure(title, _to_svg(canvas, title))
+
+
+def drawing(draw: Callable[[Canvas, Axes], None], label: str) -> str:
+    """A drawing in the style of the others, as SVG.
+
+    Args:
+        draw: puts something on a canvas and its axes.
+        label: what it shows, for those who cannot see it.
+    """
+    with mpl.rc_context(_STYLE):
+        canvas, axes = _canvas()
+        draw(canvas, axes)
+        return _to_svg(canvas, label)
 
 
 def _curves(lines: Mapping[str, Points], unit: str) -> str:

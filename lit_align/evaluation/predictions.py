@@ -104,7 +104,7 @@ def describe_responses(example: Example, tokenizer: PreTrainedTokenizerBase) -> 
 
     Returns:
         Records with `row`, `response` (from 0; empty ones of the data do not count), what the data say of it
-        (`role`: chosen or rejected; `label`; or `given_score`), `prompt` and `completion` as the model sees them,
+        (`role`: chosen or rejected; `label`; `given_score`), `prompt` and `completion` as the model sees them,
         with special tokens and after cutting, and `truncated`.
     """
     truncated = example.truncated or [False] * len(example.ids)
@@ -124,9 +124,8 @@ def describe_responses(example: Example, tokenizer: PreTrainedTokenizerBase) -> 
 def _role(example: Example, number: int) -> Record:
     if example.label is not None:
         return {"label": example.label}
-    if example.scores is not None:
-        return {"given_score": example.scores[number]}
+    role: Record = {}
     for chosen, rejected in example.pairs:
         if number in (chosen, rejected):
-            return {"role": "chosen" if number == chosen else "rejected"}
-    return {}
+            role = {"role": "chosen" if number == chosen else "rejected"}
+    return role if example.scores is None else {**role, "given_score": example.scores[number]}

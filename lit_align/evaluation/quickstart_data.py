@@ -1,7 +1,8 @@
-"""Files of the quickstart: demonstrations, preference pairs, held-out prompts, a tokenizer and an initial model.
+"""Files of the quickstart: data of every kind, held-out prompts, a tokenizer and an initial model.
 
 Everything follows from one seed and needs no download. Each of the 160 questions keeps one of its ten frames back:
-these 160 prompts are held out and never occur in training, neither in demonstrations nor in pairs.
+these 160 prompts are held out and never occur in training. The quickstart itself reads demonstrations and preferences;
+the other kinds are for the other methods.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lit_align.evaluation.quickstart_kinds import assistant, make_kinds, user
 from lit_align.evaluation.quickstart_language import (
     COURTEOUS,
     FRAMES,
     RUDE,
-    Frame,
-    Question,
+    Prompt,
     questions,
     write_reply,
 )
@@ -33,18 +34,6 @@ CHAT_TEMPLATE = (
 _SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
-class Prompt(NamedTuple):
-    """A question in a frame."""
-
-    question: Question
-    frame: Frame
-
-    @property
-    def text(self) -> str:
-        """The prompt as the person writes it."""
-        return self.frame.text.format(q=self.question.text)
-
-
 class World(NamedTuple):
     """The rows of every file, in TRL's conversational columns."""
 
@@ -53,9 +42,17 @@ class World(NamedTuple):
     preferences: list[dict[str, Any]]
     preferences_heldout: list[dict[str, Any]]
     prompts_heldout: list[dict[str, Any]]
+    ranked: list[dict[str, Any]]
+    """This kind and the further ones: see `make_kinds`."""
+    unpaired: list[dict[str, Any]]
+    scored: list[dict[str, Any]]
+    judged: list[dict[str, Any]]
+    timed_pairs: list[dict[str, Any]]
+    scored_pairs: list[dict[str, Any]]
+    paraphrased: list[dict[str, Any]]
 
     def texts(self) -> list[str]:
-        """All messages that may be trained on."""
+        """All messages that the quickstart trains on: the tokenizer is made of these."""
         return [
             message["content"]
             for row in (*self.demonstrations, *self.preferences)
@@ -96,7 +93,8 @@ def make_world(seed: int = 0) -> World:
         demonstrations_heldout=[_demonstration(prompt, rng) for prompt in heldout],
         preferences=[_preference(prompt, rng) for prompt in rng.sample(training, TRAINING_PAIRS)],
         preferences_heldout=[_preference(prompt, rng) for prompt in heldout],
-        prompts_heldout=[{"prompt": _user(prompt)} for prompt in heldout],
+        prompts_heldout=[{"prompt": user(prompt)} for prompt in heldout],
+        **make_kinds(training, seed),
     )
 
 
@@ -163,24 +161,16 @@ def train_tokenizer(texts: Iterable[str]) -> Any:
     return fast
 
 
-def _user(prompt: Prompt) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt.text}]
-
-
-def _assistant(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]
-
-
 def _demonstration(prompt: Prompt, rng: random.Random) -> dict[str, Any]:
     tone = COURTEOUS if rng.random() < prompt.frame.courtesy else RUDE
-    return {"prompt": _user(prompt), "completion": _assistant(write_reply(prompt.question, tone, rng))}
+    return {"prompt": user(prompt), "completion": assistant(write_reply(prompt.question, tone, rng))}
 
 
 def _preference(prompt: Prompt, rng: random.Random) -> dict[str, Any]:
     return {
-        "prompt": _user(prompt),
-        "chosen": _assistant(write_reply(prompt.question, COURTEOUS, rng)),
-        "rejected": _assistant(write_reply(prompt.question, RUDE, rng)),
+        "prompt": user(prompt),
+        "chosen": assistant(write_reply(prompt.question, COURTEOUS, rng)),
+        "rejected": assistant(write_reply(prompt.question, RUDE, rng)),
     }
 
 

@@ -49,6 +49,18 @@ class Question(NamedTuple):
     text: str
 
 
+class Prompt(NamedTuple):
+    """A question in a frame."""
+
+    question: Question
+    frame: Frame
+
+    @property
+    def text(self) -> str:
+        """The prompt as the person writes it."""
+        return self.frame.text.format(q=self.question.text)
+
+
 class Verdict(NamedTuple):
     """What the rule finds in a reply."""
 
@@ -211,12 +223,34 @@ def write_reply(question: Question, tone: Tone, rng: random.Random) -> str:
 
     Each subject has a favourite opening remark, so that the most probable replies differ between prompts.
     """
-    favourite = subjects().index(question.subject) % len(tone.openers)
-    weights = [_OPENER_TASTE if index == favourite else 1.0 for index in range(len(tone.openers))]
-    parts = [rng.choices(tone.openers, weights)[0], rng.choice(_bodies()[question.text])]
+    parts = _opening(question, tone, rng)
     if rng.random() < 0.5:
         parts.append(rng.choice(tone.closers))
     return " ".join(parts)
+
+
+def write_graded_reply(question: Question, grade: int, rng: random.Random) -> str:
+    """A reply of one of four grades: two rude remarks (0), one (1), one that is courteous (2), or two (3).
+
+    The best replies are as long as the worst, so that length does not tell good from bad.
+    """
+    tone = COURTEOUS if grade >= 2 else RUDE
+    parts = _opening(question, tone, rng)
+    if grade in (0, 3):
+        parts.append(rng.choice(tone.closers))
+    return " ".join(parts)
+
+
+def _opening(question: Question, tone: Tone, rng: random.Random) -> list[str]:
+    """The first remark and the fact."""
+    favourite = subjects().index(question.subject) % len(tone.openers)
+    weights = [_OPENER_TASTE if index == favourite else 1.0 for index in range(len(tone.openers))]
+    return [rng.choices(tone.openers, weights)[0], rng.choice(_bodies()[question.text])]
+
+
+def remark_of(reply: str, tone: Tone) -> str:
+    """The remark of a tone that a reply begins with."""
+    return next(opener for opener in tone.openers if reply.startswith(opener))
 
 
 def assess(prompt: str, reply: str) -> Verdict:

@@ -111,10 +111,8 @@ def _render(runs: Sequence[RunFiles], title: str) -> str:
     first = runs[0]
     evaluation = first.evaluation
     labels = _labels(evaluation)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["svg"] = Markup
-    template = files("lit_align.evaluation").joinpath("report.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return render(
+        "report.html",
         title=title or " ".join(filter(None, (first.method, first.folder.resolve().name))),
         about=str(evaluation.get("about", "")),
         facts=_facts(first),
@@ -122,9 +120,23 @@ def _render(runs: Sequence[RunFiles], title: str) -> str:
         headline=_headline(first),
         pairs=[_side_by_side(row) for row in _rows(evaluation.get("completions"))],
         sections=[_section(run) for run in runs],
-        environment=_environment(),
+        environment=versions(),
         notes=[note for run in runs for note in run.notes],
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of one file.
+
+    Args:
+        template: name of a file beside this one; besides the values it has `css`, the style of all pages.
+        **values: what it shows.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["svg"] = Markup
+    folder = files("lit_align.evaluation")
+    text, css = (folder.joinpath(name).read_text(encoding="utf-8") for name in (template, "page.css"))
+    return environment.from_string(text).render(css=Markup(css), **values)
 
 
 def _facts(run: RunFiles) -> list[tuple[str, str]]:
@@ -205,7 +217,7 @@ def _section(run: RunFiles) -> RunSection:
         histograms=[figure for figure in _histograms(run) if figure.svg],
         rounds=rounds,
         completions=completions,
-        data=[_data_table(split, report) for split, report in run.data_report.items() if isinstance(report, dict)],
+        data=[data_table(split, report) for split, report in run.data_report.items() if isinstance(report, dict)],
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True, width=110) if run.config else "",
     )
 
@@ -255,7 +267,8 @@ def _completions(rows: Sequence[Row]) -> tuple[list[int], list[tuple[str, list[s
     return steps, [(prompt, [by_step.get(step, "") for step in steps]) for prompt, by_step in texts.items()]
 
 
-def _data_table(split: str, report: Row) -> Row:
+def data_table(split: str, report: Row) -> Row:
+    """What became of the rows of one split, as the page shows it."""
     counts = [(words, _total(report.get(name))) for name, words in _COUNTS.items()]
     for group, verb in (("dropped", "dropped"), ("left_out", "not used")):
         reasons = report.get(group)
@@ -286,7 +299,7 @@ def _total(tally: Any) -> str:
     return f"{total} (rows {rows})" if rows and total else str(total)
 
 
-def _environment() -> Mapping[str, str]:
+def versions() -> Mapping[str, str]:
     """Versions where the report is written."""
     found = {"lit-align": __version__, "Python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:

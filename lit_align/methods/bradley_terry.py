@@ -39,6 +39,8 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None =
 class BradleyTerry(RewardModule):
     """Reward model from pairs.
 
+    When: you need a score for single answers, to rank, filter or reward them.
+
     Args:
         use_margin: subtract the data's `margin` from the difference of scores, where there is one.
         center: weight of the mean squared sum of a pair's scores, which fixes the free constant; TRL suggests 0.01.

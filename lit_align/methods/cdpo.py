@@ -16,6 +16,8 @@ from lit_align.methods.dpo import DPO
 class ConservativeDPO(DPO):
     """DPO with smoothed labels.
 
+    When: some labels are wrong, and margins should stay finite.
+
     Args:
         beta: KL strength; larger stays closer to the reference.
         label_smoothing: share of labels believed flipped, in (0, 0.5).

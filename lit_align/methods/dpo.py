@@ -30,12 +30,13 @@ def dpo_loss(policy: PairLogps, reference: PairLogps, beta: float, label_smoothi
     Returns:
         [B] losses, nats; log 2 where policy and reference agree.
     """
-    margins = (policy.chosen - reference.chosen) - (policy.rejected - reference.rejected)
-    return logistic(beta * margins, label_smoothing)
+    return logistic(beta * policy.logratios(reference).margins, label_smoothing)
 
 
 class DPO(PairwiseModule):
     """Direct Preference Optimization.
+
+    When: you have pairs and a model that was fine-tuned already; the baseline of the field.
 
     Args:
         beta: KL strength; larger stays closer to the reference.

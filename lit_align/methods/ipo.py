@@ -33,12 +33,13 @@ def ipo_loss(policy: PairLogps, reference: PairLogps, beta: float, length_averag
     """
     if length_average:
         policy, reference = policy.mean(), reference.mean()
-    gaps = (policy.chosen - reference.chosen) - (policy.rejected - reference.rejected)
-    return (gaps - 1 / (2 * beta)).square()
+    return (policy.logratios(reference).margins - 1 / (2 * beta)).square()
 
 
 class IPO(PairwiseModule):
     """Identity Preference Optimization.
+
+    When: preferences are nearly certain, and DPO's margins grow without end.
 
     Args:
         beta: regularisation strength; smaller asks for a larger gap.

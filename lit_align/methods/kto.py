@@ -53,6 +53,8 @@ def kto_loss(
 class KTO(UnpairedModule):
     """Kahneman-Tversky Optimization.
 
+    When: feedback is thumbs up and down, not pairs.
+
     Args:
         beta: risk aversion; larger stays closer to the reference.
         desirable_weight: weight of desirable completions; for unbalanced data choose the weights so that

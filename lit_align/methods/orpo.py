@@ -41,6 +41,8 @@ def odds_ratio_loss(policy: PairLogps) -> Tensor:
 class ORPO(PairwiseModule):
     """Odds Ratio Preference Optimization.
 
+    When: one stage from a base model, without fine-tuning it first.
+
     Args:
         beta: weight of the odds-ratio term (the paper's lambda).
         nll_tokens: which tokens the NLL term covers: response_only, or prompt_and_response as in the authors' code.

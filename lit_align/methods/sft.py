@@ -32,6 +32,8 @@ def sft_loss(policy: SequenceLogps) -> Tensor:
 class SFT(DemonstrationModule):
     """Supervised fine-tuning.
 
+    When: before everything else: demonstrations of good answers.
+
     Args:
         reduction: tokens: every token weighs the same; sequences: every text does.
         learning_rate: peak learning rate.

@@ -40,6 +40,8 @@ def simpo_loss(policy: PairLogps, beta: float, gamma: float, label_smoothing: fl
 class SimPO(PairwiseModule):
     """Simple Preference Optimization.
 
+    When: memory for a reference is short, or answers should not grow longer.
+
     Args:
         beta: scale of the per-token reward; the paper uses 2 to 10.
         gamma: target margin; None for `gamma_beta_ratio` times beta.
@@ -76,7 +78,11 @@ class SimPO(PairwiseModule):
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> Losses:
         """Losses [B] of the pairs, nats."""
-        preference = simpo_loss(policy, self.beta, self.gamma, self.label_smoothing)
+        preference = self.preference(policy)
         if not self.nll_weight:
             return preference
         return {"preference": Term(preference), "nll": Term(-self.nll_weight * policy.chosen, Per.TOKENS)}
+
+    def preference(self, policy: PairLogps) -> Tensor:
+        """Negative log-likelihood [B], nats, that the chosen response wins by gamma."""
+        return simpo_loss(policy, self.beta, self.gamma, self.label_smoothing)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import lit_align.methods
+from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 from lit_align.core.module import AlignmentModule
 from lit_align.tools.command import explained
 
 _TITLE = re.compile(r'^(?P<name>[^:]+): (?P<authors>.+? (?P<year>\d{4})), "(?P<title>[^"]+)"')
+_WHEN = re.compile(r"When: (?P<sentence>.+?)\.(?= |$)")
 _LINK = re.compile(r"https?://[^\s,)]+")
 
 _MARKS = ("<!-- methods:start -->", "<!-- methods:end -->")
@@ -28,9 +30,11 @@ class Method(NamedTuple):
     title: str
     """First sentence of the class's docstring."""
     data: str
-    """Kind of data that it learns from."""
-    reference: bool
-    """Whether it needs a reference model."""
+    """Kind of data that it learns from, and what the rows must have besides."""
+    models: str
+    """What is held in memory to train."""
+    when: str
+    """One sentence on when to use it."""
     paper: str
     """Authors and year."""
     link: str
@@ -58,7 +62,13 @@ def describe(slug: str, cls: type[AlignmentModule], docstring: str) -> Method:
     """
     # Wrapped lines read as one.
     text = " ".join(docstring.split())
-    title, link = _TITLE.match(text), _LINK.search(text)
+    title, link, when = _TITLE.match(text), _LINK.search(text), _WHEN.search(" ".join((cls.__doc__ or "").split()))
+    if when is None:
+        raise ConfigError(
+            f"the docstring of {cls.__name__} does not say when to use it",
+            got=(cls.__doc__ or "").strip()[:80],
+            fix="add a sentence: When: ...",
+        )
     if title is None or link is None:
         raise ConfigError(
             f"the docstring of {cls.__module__} does not name its paper",
@@ -69,19 +79,35 @@ def describe(slug: str, cls: type[AlignmentModule], docstring: str) -> Method:
         slug=slug,
         class_name=cls.__name__,
         title=(cls.__doc__ or "").split("\n", 1)[0].rstrip("."),
-        data=cls.data_kind.value,
-        reference=cls.needs_reference,
+        data=_data(cls),
+        models=_models(cls),
+        when=when["sentence"],
         paper=title["authors"],
         link=link[0].rstrip("."),
     )
 
 
+def _data(cls: type[AlignmentModule]) -> str:
+    """What a method learns from, in words."""
+    fields = " and ".join(sorted(cls.needs_fields))
+    return f"{cls.data_kind.value}, each with {fields}" if fields else cls.data_kind.value
+
+
+def _models(cls: type[AlignmentModule]) -> str:
+    """What a method holds in memory, in words."""
+    if cls.head == "reward":
+        return "reward model"
+    if not cls.needs_reference:
+        return "policy"
+    return "policy, refreshed reference" if Capability.REFERENCE_REFRESH in cls.requires else "policy, reference"
+
+
 def as_markdown(methods: list[Method]) -> str:
     """The table as it stands in the README."""
-    lines = ["| Method | Class | Data | Reference | Paper | Config |", "|---|---|---|---|---|---|"]
+    lines = ["| Method | Class | Data | Models | Use it when | Paper | Config |", "|---|---|---|---|---|---|---|"]
     for method in methods:
         lines.append(
-            f"| {method.title} | `{method.class_name}` | {method.data} | {'yes' if method.reference else 'no'} "
+            f"| {method.title} | `{method.class_name}` | {method.data} | {method.models} | {method.when} "
             f"| [{method.paper}]({method.link}) | [`{method.slug}`]({method.config}) |"
         )
     return "\n".join(lines)
@@ -89,8 +115,8 @@ def as_markdown(methods: list[Method]) -> str:
 
 def as_text(methods: list[Method]) -> str:
     """The table for a terminal."""
-    rows = [("CLASS", "CONFIG", "DATA", "REFERENCE", "PAPER")]
-    rows += [(m.class_name, m.slug, m.data, "yes" if m.reference else "no", f"{m.paper}  {m.link}") for m in methods]
+    rows = [("CLASS", "CONFIG", "DATA", "MODELS", "USE IT WHEN", "PAPER")]
+    rows += [(m.class_name, m.slug, m.data, m.models, m.when, f"{m.paper}  {m.link}") for m in methods]
     widths = [max(len(row[column]) for row in rows) + 2 for column in range(len(rows[0]))]
     return "\n".join(
         "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -88,6 +88,12 @@ def _caption(example: Example, number: int, ends: frozenset[int]) -> str:
     ]
     if example.label is not None:
         roles = ["desirable" if example.label else "undesirable"]
+    if number == example.target:
+        roles = ["target"]
+    elif number and not example.pairs and example.scores is None:
+        roles += ["after the second prompt"]
+    if example.scores is not None and number < len(example.scores):
+        roles += [f"score {example.scores[number]:g}"]
     name = ", ".join(roles) or "text"
     end = "ends its turn" if example.ids[number][-1] in ends else "its end was cut off"
     learnt = sum(_scored(example, number))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lit_align.__main__ import main
+from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 from lit_align.methods.dpo import DPO
 from lit_align.tools.configs import available
@@ -71,9 +72,27 @@ def test_the_table_has_a_row_for_every_method_file():
 
 def test_a_row_comes_from_the_code():
     row = describe("dpo", DPO, 'DPO: A. Author and B. Other 2023, "A Title".\n\nhttps://example.org/1, Eq. 2. More.')
-    assert (row.class_name, row.data, row.reference) == ("DPO", "pairs", True)
+    assert (row.class_name, row.data, row.models) == ("DPO", "pairs", "policy, reference")
     assert (row.paper, row.link) == ("A. Author and B. Other 2023", "https://example.org/1")
-    assert "| `DPO` | pairs | yes | [A. Author and B. Other 2023](https://example.org/1) |" in as_markdown([row])
+    assert f"| `DPO` | pairs | policy, reference | {row.when} | [A. Author" in as_markdown([row])
+
+
+def test_a_row_says_what_a_method_needs():
+    class Dated(DPO):
+        """Dated DPO.
+
+        When: opinions of last year count less. Not for others.
+        """
+
+        needs_fields = frozenset({"timestamp", "margin"})
+        requires = frozenset({Capability.REFERENCE_REFRESH})
+
+    row = describe("dated", Dated, 'Dated: A. Author 2023, "A Title". https://example.org/1')
+    assert (row.data, row.models) == ("pairs, each with margin and timestamp", "policy, refreshed reference")
+    assert row.when == "opinions of last year count less"
+    Dated.__doc__ = "Dated DPO."
+    with pytest.raises(ConfigError, match="does not say when to use it"):
+        describe("dated", Dated, 'Dated: A. Author 2023, "A Title". https://example.org/1')
 
 
 def test_a_docstring_without_a_paper_is_refused():

@@ -10,6 +10,7 @@ import pytest
 
 from lit_align.core.batch import DataKind, Example
 from lit_align.data.cache import ExampleCache, cache_key, code_version, source_fingerprint, tokenizer_fingerprint
+from lit_align.data.demands import Demands
 from lit_align.data.pipeline import Pipeline, Recipe
 from lit_align.data.report import DataReport
 from lit_align.data.store import ExampleStore, Record, read_store
@@ -18,7 +19,7 @@ from tests.data import tokenizers as tk
 EXAMPLES = [
     Example(1, [[1, 2, 3], [1, 2, 4, 5]], [2, 2], None, [(0, 1)], [0.5]),
     Example(2, [[7, 8]], [1], [[1]], label=False, reference_logps=[-1.5]),
-    Example(5, [[9, 9, 9]], [3]),
+    Example(5, [[9, 9, 9]], [3], scores=[0.5], timestamp=-1.5, target=0),
 ]
 
 
@@ -91,8 +92,22 @@ def test_second_time_nothing_is_tokenised(source, tmp_path, counting):
         {"tokenizer": tk.merging_tokenizer(["yes no"])},
         {"end_tokens": (5,)},
         {"kind": DataKind.PROMPTS},
+        {"recipe": Recipe(convert_args={"seed": 1})},
+        {"recipe": Recipe(judgment_template="{judgment}")},
+        {"demands": Demands(columns=("target",))},
     ],
-    ids=["length", "separator", "template", "eos", "vocabulary", "end-tokens", "kind"],
+    ids=[
+        "length",
+        "separator",
+        "template",
+        "eos",
+        "vocabulary",
+        "end-tokens",
+        "kind",
+        "convert",
+        "judgment",
+        "columns",
+    ],
 )
 def test_any_other_setting_is_another_entry(source, tmp_path, counting, change):
     pipeline().cached(str(source), tmp_path / "cache")

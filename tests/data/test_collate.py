@@ -39,7 +39,7 @@ def test_pairs(layout):
     assert batch.margin is None
     assert batch.reference_logps is None
     assert batch.prompt is None
-    assert batch.counts() == (3.0, 4.0)
+    assert batch.counts()[:2] == (3.0, 4.0)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -73,7 +73,7 @@ def test_unpaired_with_the_next_completion(layout):
     padded = Collator(DataKind.UNPAIRED, Layout.PADDED, mismatched=True)(Drawn(examples)).kl_rows
     rows = [row[:length].tolist() for row, length in zip(padded.input_ids, padded.row_lengths, strict=True)]
     assert rows == [[1, 20, 21], [2, 2, 30], [3, 10]]
-    assert batch.counts() == (3.0, 4.0)
+    assert batch.counts() == (3, 4, 1, 2)
 
 
 def test_no_mismatched_rows_unless_asked_for():
@@ -145,7 +145,7 @@ def test_demonstrations_with_masks():
     batch = Collator(DataKind.DEMONSTRATIONS, Layout.SHARED)(Drawn(examples))
     assert responses_of(batch.rows) == [[10, 12], [20]]
     assert batch.source_rows.tolist() == [1, 4]
-    assert batch.counts() == (2.0, 3.0)
+    assert batch.counts()[:2] == (2.0, 3.0)
 
 
 def test_prompts_are_padded_on_the_left():
@@ -154,3 +154,92 @@ def test_prompts_are_padded_on_the_left():
     assert batch.input_ids.tolist() == [[5, 6, 7], [6, 6, 8]]
     assert batch.attention_mask.tolist() == [[1, 1, 1], [0, 0, 1]]
     assert batch.source_rows.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_lists_come_best_first(layout):
+    examples = [
+        pair(5, [1, 2], [10, 11], [20], [30, 31, 32], pairs=[], scores=[1.0, 3.0, 2.0]),
+        pair(9, [3], [40], [50, 51], pairs=[], scores=[-2.0, -1.0]),
+    ]
+    batch = Collator(DataKind.RANKED, layout)(Drawn(examples))
+    assert responses_of(batch.rows) == [[10, 11], [20], [30, 31, 32], [40], [50, 51]]
+    assert batch.places.tolist() == [[1, 2, 0], [4, 3, 0]]
+    assert batch.mask.tolist() == [[True, True, True], [True, True, False]]
+    assert batch.scores.tolist() == [[3.0, 2.0, 1.0], [-1.0, -2.0, 0.0]]
+    assert batch.scores.dtype == torch.float64
+    assert batch.source_rows.tolist() == [5, 9]
+    assert batch.reference_logps is None
+    assert batch.counts()[:2] == (2, 1 + 2)
+
+
+def test_equal_scores_of_a_list_stay_in_order():
+    tied = pair(1, [1], [10], [20], [30], [40], pairs=[], scores=[1.0, 2.0, 1.0, 2.0], reference_logps=[-1.0] * 4)
+    batch = Collator(DataKind.RANKED, Layout.PADDED)(Drawn([tied]))
+    assert batch.places.tolist() == [[1, 3, 0, 2]]
+    assert batch.reference_logps.tolist() == [-1.0] * 4
+
+
+def test_scores_and_timestamps_of_pairs_need_all_pairs():
+    pairs = [(0, 1), (2, 1)]
+    both = pair(1, [1], [10], [20], [30], pairs=pairs, scores=[0.5, 0.25, 0.75], timestamp=7.0)
+    without = pair(2, [1], [10], [20])
+    collate = Collator(DataKind.PAIRS, Layout.SHARED)
+    batch = collate(Drawn([both, both._replace(timestamp=8.0)]))
+    assert batch.chosen_scores.tolist() == [0.5, 0.75] * 2
+    assert batch.rejected_scores.tolist() == [0.25, 0.25] * 2
+    assert batch.timestamp.tolist() == [7.0, 7.0, 8.0, 8.0]
+    assert {t.dtype for t in (batch.chosen_scores, batch.rejected_scores, batch.timestamp)} == {torch.float64}
+    mixed = collate(Drawn([both, without]))
+    assert (mixed.chosen_scores, mixed.rejected_scores, mixed.timestamp) == (None, None, None)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_targets_of_pairs(layout):
+    """A pair without one stays close to its chosen response, whatever else is in the batch."""
+    with_target = pair(1, [1], [10], [20], [30, 31], target=2)
+    without = pair(2, [2], [40], [50], [60], pairs=[(1, 0), (2, 0)])
+    batch = Collator(DataKind.PAIRS, layout)(Drawn([with_target, without]))
+    assert responses_of(batch.rows)[2] == [30, 31]
+    assert (batch.chosen.tolist(), batch.target.tolist()) == ([0, 4, 5], [2, 4, 5])
+    assert Collator(DataKind.PAIRS, layout)(Drawn([without])).target is None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scored_completions(layout):
+    examples = [single(1, [1], [10], scores=[0.5]), single(2, [2], [20, 21], scores=[-1.5])]
+    batch = Collator(DataKind.SCORED, layout, mismatched=True)(Drawn(examples))
+    assert batch.label is None
+    assert (batch.score.tolist(), batch.score.dtype) == ([0.5, -1.5], torch.float64)
+    assert responses_of(batch.kl_rows) == [[20, 21], [10]]
+    assert batch.counts()[:2] == (2, 3)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_judged_completions(layout):
+    bad = Example(1, [[1, 2, 10, 11], [1, 2, 3, 10, 11]], [2, 3], label=False)
+    batch = Collator(DataKind.JUDGED, layout)(Drawn([bad, single(4, [5], [30], True), bad._replace(row=6)]))
+    assert responses_of(batch.rows) == [[10, 11], [10, 11], [30], [10, 11], [10, 11]]
+    assert batch.plain.tolist() == [0, 2, 3]
+    assert batch.judged.tolist() == [1, -1, 4]
+    assert batch.label.tolist() == [False, True, False]
+    assert batch.source_rows.tolist() == [1, 4, 6]
+    assert batch.counts()[:2] == (3, 5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_paraphrased_prompts(layout):
+    examples = [Example(row, [[1, 10], [2, 2, 10]], [1, 2]) for row in (3, 4)]
+    batch = Collator(DataKind.PARAPHRASED, layout)(Drawn(examples))
+    assert (batch.original.tolist(), batch.paraphrase.tolist()) == ([0, 2], [1, 3])
+    assert batch.source_rows.tolist() == [3, 4]
+    assert batch.counts()[:2] == (2, 2)
+
+
+def test_examples_with_the_same_prompt_are_one_group():
+    one = Example(1, [[1, 2, 10], [5, 10]], [2, 1])
+    examples = [one, one._replace(row=2, ids=[[1, 2, 11, 12], [6, 11, 12]]), one._replace(row=3, prompt_lengths=[1, 1])]
+    collate = Collator(DataKind.PARAPHRASED, Layout.PADDED)
+    first, second, third = collate(Drawn(examples)).group.tolist()
+    assert first == second != third
+    assert collate(Drawn(examples[2:])).group.tolist() == [third]

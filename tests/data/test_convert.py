@@ -9,16 +9,18 @@ from lit_align.core.errors import ConfigError
 from lit_align.data.canonical import IDENTICAL_PAIR, TIED, UNDESIRABLE, CanonicalRow, Dropped
 from lit_align.data.convert import (
     CONVERSIONS,
-    adjacent_pairs,
-    all_pairs,
-    best_worst,
+    check_arguments,
     conversions_between,
     find_conversion,
     pairs_to_chosen,
     pairs_to_unpaired,
     ranked_to_best,
+    ranked_to_scored,
     unpaired_to_desirable,
+    unpaired_to_scored,
 )
+from lit_align.data.module import PreferenceDataModule
+from lit_align.data.pairing import adjacent_pairs, all_pairs, best_worst
 
 RANKED = CanonicalRow(5, "Q?", ["b", "d", "a", "c"], scores=[3.0, 1.0, 4.0, 2.0], id="x")
 PAIR = CanonicalRow(3, "Q?", ["a", "b"], pairs=[(0, 1)], margin=2.0, margins=[2.0], reference_logps=[-1.0, -2.0])
@@ -131,3 +133,52 @@ def test_conversions_are_found_by_name():
         find_conversion("adjacent_pair", DataKind.RANKED)
     with pytest.raises(ConfigError, match="leave data"):
         find_conversion("all_pairs", DataKind.PROMPTS)
+
+
+def test_ranked_to_scored():
+    rows = ranked_to_scored(RANKED._replace(left_out={"empty response": 1}))
+    assert [(row.completions, row.scores) for row in rows] == [
+        (["b"], [3.0]), (["d"], [1.0]), (["a"], [4.0]), (["c"], [2.0]),
+    ]  # fmt: skip
+    assert [row.left_out for row in rows] == [{"empty response": 1}, {}, {}, {}]
+    assert len(ranked_to_scored(RANKED._replace(scores=[1.0] * 4))) == 4
+
+
+def test_unpaired_to_scored():
+    row = CanonicalRow(4, "Q?", ["a"], label=True)
+    assert unpaired_to_scored(row) == [row._replace(label=None, scores=[1.0])]
+    assert unpaired_to_scored(row._replace(label=False)) == [row._replace(label=None, scores=[0.0])]
+
+
+def test_settings_of_conversions():
+    conversion = CONVERSIONS["rejection_sampled"]
+    assert conversion.settings() == {"beta": 0.5, "num_samples": 8, "seed": 0}
+    [row] = conversion.bind({"num_samples": 2})(RANKED)
+    assert len(row.pairs) == 1
+    assert CONVERSIONS["best_worst"].bind({})(RANKED) == best_worst(RANKED)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message", "fix"),
+    [
+        (
+            "rejection_sampled",
+            {"temperature": 1},
+            "takes no setting 'temperature'",
+            "known are: beta, num_samples, seed",
+        ),
+        ("best_worst", {"seed": 1}, "'best_worst' takes no setting 'seed'", "leave data.convert_args out"),
+        ("rejection_sampled", {"beta": 0.0}, "out of range", "a number above 0"),
+        ("rejection_sampled", {"beta": "0.5"}, "out of range", "a number above 0"),
+        ("rejection_sampled", {"num_samples": 1}, "out of range", "a whole number of 2 or more"),
+        ("random_pairs", {"num_pairs": 2.5}, "out of range", "a whole number of 0 or more"),
+        ("random_pairs", {"seed": True}, "out of range", "a whole number"),
+        (None, {"seed": 1}, "no conversion", "random_pairs, rejection_sampled"),
+    ],
+)
+def test_settings_that_cannot_be_followed_are_refused_before_anything_is_read(name, arguments, message, fix):
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_arguments(name, arguments)
+    assert fix in caught.value.fix
+    with pytest.raises(ConfigError, match=message):
+        PreferenceDataModule("no such file.jsonl", convert=name, convert_args=arguments)

@@ -122,6 +122,36 @@ def test_roles_of_several_pairs_and_labels():
     assert "undesirable:" in shown(Example(1, ids[:1], [1], label=False), tokenizer)
 
 
+def test_scores_targets_and_second_prompts():
+    tokenizer = tk.byte_tokenizer()
+    ids = [tokenizer(text).input_ids for text in ("Qa", "Qb", "Qc")]
+    ranked = shown(Example(1, ids, [1, 1, 1], scores=[0.5, -2.0, 1e-7]), tokenizer)
+    assert [line.split(":")[0].strip() for line in ranked.splitlines() if "prompt 1 tokens" in line] == [
+        "score 0.5",
+        "score -2",
+        "score 1e-07",
+    ]
+    pair = shown(Example(1, ids, [1, 1, 1], pairs=[(0, 1)], scores=[0.5, -2.0], target=2), tokenizer)
+    for name in ("chosen, score 0.5:", "rejected, score -2:", "target:"):
+        assert name in pair
+    judged = shown(Example(1, ids[:2], [1, 1], label=False), tokenizer)
+    assert "  undesirable:" in judged
+    assert "undesirable, after the second prompt:" in judged
+    assert "  after the second prompt:" in shown(Example(1, ids[:2], [1, 1]), tokenizer)
+
+
+def test_ranked_rows_with_a_method_that_reads_lists(config, capsys, monkeypatch):
+    monkeypatch.setattr("lit_align.DPO.data_kind", DataKind.RANKED)
+    rows = [{"prompt": "Q", "responses": ["a", "bb", "a"], "scores": [1, 2.5, 3]}] * 2
+    (config.parent / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, out, _ = preview(capsys, "--config", config, "--rows", 1)
+    assert status == 0
+    assert out.startswith("ranked responses (ranked, plain text)")
+    assert "score 1: prompt" in out
+    assert "score 2.5: prompt" in out
+    assert "score 3" not in out
+
+
 def test_dropped_rows_say_why():
     text = shown(Dropped(7, "longer than the limits"), tk.byte_tokenizer(), row=7)
     assert "row 7" in text

@@ -7,8 +7,9 @@ import pytest
 from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError, DataError
 from lit_align.data.canonical import CanonicalRow, Dropped
+from lit_align.data.outcome import IDENTICAL_TOKENS
 from lit_align.data.report import DataReport
-from lit_align.data.tokenise import IDENTICAL_TOKENS, OVERLONG, check_tokenizer
+from lit_align.data.tokenise import OVERLONG, check_tokenizer
 from tests.data import tokenizers as tk
 from tests.data.reading import assistant, user
 from tests.data.tokenised import CORPUS, MULTI_TURN, chat_pair, completions, demonstration, make, pair, prompts, total

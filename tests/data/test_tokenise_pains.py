@@ -6,7 +6,8 @@ import pytest
 
 from lit_align.core.batch import Example
 from lit_align.data.canonical import CanonicalRow, Dropped
-from lit_align.data.tokenise import NOTHING_TO_SCORE, pad_id
+from lit_align.data.outcome import NOTHING_TO_SCORE
+from lit_align.data.tokenise import pad_id
 from tests.data import tokenizers as tk
 from tests.data.reading import assistant, user
 from tests.data.tokenised import CORPUS, SFT, chat_pair, completions, make, pair, prompts, total

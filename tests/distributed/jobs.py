@@ -221,13 +221,24 @@ def make_examples(kind: DataKind, count: int, seed: int) -> list[Example]:
     for row in range(count):
         prompt = text(2, 12)
         completions = [text(2, 24) for _ in range(2 if kind is DataKind.PAIRS else 1)]
+        if kind is DataKind.RANKED:
+            completions = [text(2, 24) for _ in range(2 + row % 3)]
+        prompts = [prompt] * len(completions)
+        label = draw.random() < 0.6 if kind in (DataKind.UNPAIRED, DataKind.JUDGED) else None
+        if kind is DataKind.PARAPHRASED or (kind is DataKind.JUDGED and not label):
+            prompts, completions = [prompt, text(2, 12)], completions * 2
+        scored = kind in (DataKind.PAIRS, DataKind.RANKED, DataKind.SCORED)
+        scores = [0.9 - 0.2 * k - 0.01 * row for k in range(len(completions))] if scored else None
         examples.append(
             Example(
                 row=row,
-                ids=[prompt + completion for completion in completions],
-                prompt_lengths=[len(prompt)] * len(completions),
+                ids=[start + completion for start, completion in zip(prompts, completions, strict=True)],
+                prompt_lengths=[len(start) for start in prompts],
                 pairs=[(0, 1)] if kind is DataKind.PAIRS else [],
-                label=draw.random() < 0.6 if kind is DataKind.UNPAIRED else None,
+                margins=[0.2] if kind is DataKind.PAIRS else None,
+                label=label,
+                scores=scores,
+                timestamp=float(row % 5) if kind is DataKind.PAIRS else None,
             )
         )
     return examples

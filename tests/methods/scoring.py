@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,21 +57,64 @@ def move(policy: nn.Module, amount: float = 0.05, seed: int = 0) -> None:
 def make_examples(kind: DataKind, *, masked: bool = True) -> list[Example]:
     """Four examples with prompts and completions of unequal lengths, one of them with two turns of the assistant."""
     rng = random.Random(0)
+
+    def tokens(count: int) -> list[int]:
+        return [rng.randrange(3, 264) for _ in range(count)]
+
     examples = []
     for row, (prompt, first, second) in enumerate([(7, 5, 8), (3, 9, 6), (11, 2, 4), (5, 6, 3)], start=1):
-        start = [rng.randrange(3, 264) for _ in range(prompt)]
-        ids = [start + [rng.randrange(3, 264) for _ in range(length)] for length in (first, second)]
+        start = tokens(prompt)
+        ids = [start + tokens(length) for length in (first, second)]
         masks = list(map(list, MASKS)) if masked and row == 2 else None
         examples.append(Example(row, ids, [prompt, prompt], masks, pairs=[(0, 1)], label=row % 2 == 0))
     if kind is DataKind.PAIRS:
-        return [example._replace(margins=[float(example.row)]) for example in examples]
-    return [
+        return [
+            example._replace(
+                margins=[0.1 * example.row], scores=[0.5 + 0.1 * example.row, 0.5], timestamp=float(example.row % 3)
+            )
+            for example in examples
+        ]
+    if kind is DataKind.RANKED:
+        return [_ranked(example, tokens) for example in examples]
+    singles = [
         example._replace(
             ids=example.ids[:1], prompt_lengths=example.prompt_lengths[:1], pairs=[],
             masks=None if example.masks is None else example.masks[:1],
         )
         for example in examples
     ]  # fmt: skip
+    if kind is DataKind.SCORED:
+        return [example._replace(label=None, scores=[0.2 * example.row]) for example in singles]
+    if kind is DataKind.JUDGED:
+        return [example if example.label else _again(example, after=tokens(4)) for example in _swapped(singles)]
+    if kind is DataKind.PARAPHRASED:
+        return [_again(example, instead=tokens(3 + example.row)) for example in singles]
+    return singles
+
+
+def _ranked(example: Example, tokens: Callable[[int], list[int]]) -> Example:
+    """A list of two to four responses, not in the order of their scores."""
+    prompt = example.ids[0][: example.prompt_lengths[0]]
+    more = [] if example.masks else [prompt + tokens(3 + example.row) for _ in range(example.row % 3)]
+    scores = [0.4, 0.9, 0.7, 0.1][: 2 + len(more)]
+    ids = [*example.ids, *more]
+    return example._replace(ids=ids, prompt_lengths=[len(prompt)] * len(ids), pairs=[], scores=scores, label=None)
+
+
+def _swapped(examples: list[Example]) -> list[Example]:
+    """The example with a mask is an undesirable one."""
+    return [example._replace(label=not example.label) for example in examples]
+
+
+def _again(example: Example, *, after: Sequence[int] = (), instead: Sequence[int] | None = None) -> Example:
+    """The same completion once more, after a longer prompt or another one."""
+    prompt, completion = example.ids[0][: example.prompt_lengths[0]], example.ids[0][example.prompt_lengths[0] :]
+    other = [*(prompt if instead is None else instead), *after]
+    return example._replace(
+        ids=[*example.ids, other + completion],
+        prompt_lengths=[len(prompt), len(other)],
+        masks=None if example.masks is None else example.masks * 2,
+    )
 
 
 def collated(module: AlignmentModule, examples: Sequence[Example], layout: Layout, pad_id: int = 0) -> Batch:
@@ -83,10 +126,19 @@ def collated(module: AlignmentModule, examples: Sequence[Example], layout: Layou
 
 
 def scored(module: AlignmentModule, batch: Batch) -> Scored:
-    """Loss, gradient and metrics of a batch by itself."""
+    """Loss, gradient and metrics of a batch by itself, as if it were the first."""
     module.zero_grad()
     module.meter.reset()
+    running = {
+        name: buffer.clone()
+        for name, buffer in module.named_buffers()
+        if not name.startswith(("policy.", "reference.", "positive."))
+    }
+    torch.manual_seed(0)
     terms = module.terms(batch)
+    with torch.no_grad():
+        for name, before in running.items():
+            module.get_buffer(name).copy_(before)
     loss = reduce_terms(terms, batch.counts())
     loss.backward()
     gradient = torch.cat([p.grad.flatten() for p in module.policy.parameters() if p.grad is not None])

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+import lit_align
 from lit_align.core.batch import DataKind, Layout, PairBatch, Rows
-from lit_align.core.kinds import pair_up
+from lit_align.core.kinds import PairwiseModule, pair_up
 from lit_align.core.module import AlignmentModule
 from lit_align.core.outputs import PairLogps, reduce_terms
 from tests.cases import CASES
 from tests.methods.scoring import collated, make_examples, ready, scored
 
-PAIRWISE = [case for case in CASES if case.slug in ("dpo", "cdpo", "ipo", "simpo", "orpo")]
-PER_TOKEN = ("simpo", "orpo")
+PAIRWISE = [case for case in CASES if issubclass(getattr(lit_align, case.name), PairwiseModule)]
 
 
 def pairs_of(module: AlignmentModule, batch: Any) -> tuple[PairLogps, PairLogps]:
@@ -35,15 +35,15 @@ def tied(batch: PairBatch) -> PairBatch:
 
 @pytest.mark.parametrize("case", PAIRWISE, ids=lambda case: case.slug)
 def test_metrics_of_pairs(case, tiny_model_dir):
-    module = ready(case.name, tiny_model_dir, beta=0.7)
+    module = ready(case.name, tiny_model_dir, **case.values[0].kwargs)
+    if type(module).rewards is not PairwiseModule.rewards:
+        pytest.skip("its rewards are of another form, tested by themselves")
     batch = collated(module, make_examples(DataKind.PAIRS), Layout.SHARED)
     metrics = scored(module, batch).metrics
     policy, reference = pairs_of(module, batch)
-    if case.slug in PER_TOKEN:
-        policy_, reference_ = policy.mean(), reference.mean()
-    else:
-        policy_, reference_ = policy, reference
-    chosen, rejected = 0.7 * (policy_.chosen - reference_.chosen), 0.7 * (policy_.rejected - reference_.rejected)
+    policy_, reference_ = (x.mean() if case.per_token else x for x in (policy, reference))
+    chosen = module.beta * (policy_.chosen - reference_.chosen)
+    rejected = module.beta * (policy_.rejected - reference_.rejected)
     expected = {
         "rewards/chosen": chosen.mean(),
         "rewards/rejected": rejected.mean(),

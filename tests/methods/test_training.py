@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +11,37 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 
 import lit_align
 from lit_align import PreferenceDataModule
-from lit_align.callbacks import ExactResume, RunCheckpoint
+from lit_align.callbacks import ExactResume, LoRA, ReferenceSync, RunCheckpoint
 from lit_align.core.batch import DataKind
+from lit_align.core.capabilities import Capability
 from lit_align.core.module import AlignmentModule
 from lit_align.core.outputs import reduce_terms
 from tests.cases import CASES, Case
+from tests.rows import CONVERT, write_files
 
 by_slug = pytest.mark.parametrize("case", CASES, ids=lambda case: case.slug)
 
-WORDS = ["river", "stone", "a small boat", "morning", "the old bridge", "rain", "lantern", "far away"]
-
 
 @pytest.fixture(scope="module")
-def pairs_file(tmp_path_factory) -> str:
-    """Sixteen pairs of unequal lengths."""
-    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    rows = [
-        {
-            "prompt": f"Tell me about {WORDS[i % 8]}: ",
-            "chosen": f"It is {WORDS[(i + 3) % 8]} and number {i}.",
-            "rejected": "No. " * (1 + i % 3) + str(i),
-        }
-        for i in range(16)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-CONVERT = {DataKind.UNPAIRED: "pairs_to_unpaired", DataKind.DEMONSTRATIONS: "pairs_to_chosen"}
+def files(tmp_path_factory) -> dict[DataKind, str]:
+    """Sixteen rows of each kind, of unequal lengths."""
+    return write_files(tmp_path_factory.mktemp("data"), 16)
 
 
 def build(case: Case, model: str, **kwargs: Any) -> AlignmentModule:
     """The method on the tiny model."""
-    return getattr(lit_align, case.name)(policy=model, **({"learning_rate": 1e-3, "warmup_ratio": 0.0} | kwargs))
+    usual = {"learning_rate": 1e-3, "warmup_ratio": 0.0}
+    return getattr(lit_align, case.name)(policy=model, **(usual | case.training | kwargs))
 
 
-def data(case: Case, file: str, folder: Path, **kwargs: Any) -> PreferenceDataModule:
-    """The pairs, as the method wants them, in the order of the file."""
-    method = getattr(lit_align, case.name)
+def data(case: Case, files: dict[DataKind, str], folder: Path, **kwargs: Any) -> PreferenceDataModule:
+    """The rows, as the method wants them, in the order of the file."""
+    kind = getattr(lit_align, case.name).data_kind
     settings = {"batch_size": 4, "shuffle": False, "bucket": False, "max_length": 128}
+    file = files.get(kind, files[DataKind.PAIRS])
+    held_out = {"validation": file} if kwargs.pop("validates", False) else {}
     return PreferenceDataModule(
-        file, convert=CONVERT.get(method.data_kind), cache_dir=str(folder / "cache"), **(settings | kwargs)
+        file, convert=CONVERT.get(kind), cache_dir=str(folder / "cache"), **(settings | held_out | kwargs)
     )
 
 
@@ -83,15 +72,19 @@ class Record(Callback):
             self.losses.append(pl_module.last_step.metrics["loss"])
 
 
-def fit(case: Case, model: str, file: str, folder: Path, data_args: dict | None = None, **kwargs: Any):
+def fit(case: Case, model: str, files: dict[DataKind, str], folder: Path, data_args: dict | None = None, **kwargs: Any):
     """Train, and return the module and the logged losses."""
     seed_everything(0, verbose=False)
     module_args = kwargs.pop("module", {})
     module, record = build(case, model, **module_args), Record()
     callbacks = [record, *kwargs.pop("callbacks", [])]
+    if Capability.REFERENCE_REFRESH in module.requires:
+        callbacks.append(ReferenceSync(alpha=0.5, every_n_steps=2))
+    if case.needs_lora:
+        callbacks.append(LoRA(r=4))
     ckpt_path = kwargs.pop("ckpt_path", None)
     run = trainer(folder, callbacks=callbacks, **kwargs)
-    run.fit(module, data(case, file, folder, **(data_args or {})), ckpt_path=ckpt_path)
+    run.fit(module, data(case, files, folder, **(data_args or {})), ckpt_path=ckpt_path)
     return module, record.losses
 
 
@@ -101,17 +94,19 @@ def weights(module: AlignmentModule) -> torch.Tensor:
 
 
 @by_slug
-def test_training_lowers_the_loss(case: Case, tiny_model_dir, pairs_file, tmp_path):
-    _, losses = fit(case, tiny_model_dir, pairs_file, tmp_path, {"batch_size": 16}, max_steps=4)
+def test_training_lowers_the_loss(case: Case, tiny_model_dir, files, tmp_path):
+    if not case.learns:
+        pytest.skip("what the loss is measured against moves with the policy")
+    _, losses = fit(case, tiny_model_dir, files, tmp_path, {"batch_size": 16}, max_steps=4)
     assert losses[-1] < losses[0]
 
 
 @by_slug
-def test_layouts_agree(case: Case, tiny_model_dir, pairs_file, tmp_path):
+def test_layouts_agree(case: Case, tiny_model_dir, files, tmp_path):
     results = {}
     for layout in ("padded", "packed", "shared"):
         module, losses = fit(
-            case, tiny_model_dir, pairs_file, tmp_path, max_steps=2, module={"layout": layout, "dtype": "float64"}
+            case, tiny_model_dir, files, tmp_path, max_steps=2, module={"layout": layout, "dtype": "float64"}
         )
         results[layout] = (torch.tensor(losses), weights(module))
     for layout in ("packed", "shared"):
@@ -121,15 +116,15 @@ def test_layouts_agree(case: Case, tiny_model_dir, pairs_file, tmp_path):
 
 
 @by_slug
-def test_accumulated_micro_batches_equal_one_batch(case: Case, tiny_model_dir, pairs_file, tmp_path):
+def test_accumulated_micro_batches_equal_one_batch(case: Case, tiny_model_dir, files, tmp_path):
     if not case.accumulates:
-        pytest.skip("the estimate of the KL belongs to a micro-batch, in the paper too")
+        pytest.skip("the loss is that of a micro-batch; its row says why")
     sgd = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.05), "schedule": "constant"}
-    whole, one = fit(case, tiny_model_dir, pairs_file, tmp_path, {"batch_size": 8}, max_steps=2, module=sgd)
+    whole, one = fit(case, tiny_model_dir, files, tmp_path, {"batch_size": 8}, max_steps=2, module=sgd)
     parts, two = fit(
         case,
         tiny_model_dir,
-        pairs_file,
+        files,
         tmp_path,
         {"batch_size": 2},
         max_steps=2,
@@ -142,7 +137,7 @@ def test_accumulated_micro_batches_equal_one_batch(case: Case, tiny_model_dir, p
 
 @by_slug
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_resumed_run_equals_uninterrupted(case: Case, accumulate, tiny_model_dir, pairs_file, tmp_path):
+def test_resumed_run_equals_uninterrupted(case: Case, accumulate, tiny_model_dir, files, tmp_path):
     settings = {"accumulate_grad_batches": accumulate, "enable_checkpointing": True, "max_epochs": 2}
     shuffled = {"batch_size": 2, "shuffle": True, "bucket": True}
     dropout = {"dropout": True}
@@ -151,10 +146,10 @@ def test_resumed_run_equals_uninterrupted(case: Case, accumulate, tiny_model_dir
         return [ExactResume(), RunCheckpoint(every_n_steps=3, keep=-1, dirpath=str(tmp_path / folder))]
 
     whole, losses = fit(
-        case, tiny_model_dir, pairs_file, tmp_path, shuffled, module=dropout, callbacks=callbacks("whole"), **settings
+        case, tiny_model_dir, files, tmp_path, shuffled, module=dropout, callbacks=callbacks("whole"), **settings
     )
     again, tail = fit(
-        case, tiny_model_dir, pairs_file, tmp_path, shuffled, module=dropout, callbacks=callbacks("again"),
+        case, tiny_model_dir, files, tmp_path, shuffled, module=dropout, callbacks=callbacks("again"),
         ckpt_path=str(tmp_path / "whole" / "step=3.ckpt"), **settings
     )  # fmt: skip
     assert tail == losses[3:]
@@ -163,23 +158,23 @@ def test_resumed_run_equals_uninterrupted(case: Case, accumulate, tiny_model_dir
 
 
 @by_slug
-def test_validation_counts_every_row_once(case: Case, tiny_model_dir, pairs_file, tmp_path):
+def test_validation_counts_every_row_once(case: Case, tiny_model_dir, files, tmp_path):
     values = []
     for batch_size in (3, 16):
         module = build(case, tiny_model_dir)
-        held_out = data(case, pairs_file, tmp_path, validation=pairs_file, batch_size=batch_size)
+        held_out = data(case, files, tmp_path, validates=True, batch_size=batch_size)
         (metrics,) = trainer(tmp_path).validate(module, held_out, verbose=False)
         values.append(metrics)
     assert set(values[0]) == set(values[1])
     for name in values[0]:
-        if name not in ("val/loss", "val/kl") or case.accumulates:
+        if not name.startswith(("val/loss", "val/kl")) or case.accumulates:
             assert values[0][name] == pytest.approx(values[1][name], rel=1e-5, abs=1e-6), name
 
 
-def test_loss_without_a_window_divides_by_its_own_counts(tiny_model_dir, pairs_file, tmp_path):
+def test_loss_without_a_window_divides_by_its_own_counts(tiny_model_dir, files, tmp_path):
     case = CASES[0]
     module = build(case, tiny_model_dir)
-    held_out = data(case, pairs_file, tmp_path, validation=pairs_file)
+    held_out = data(case, files, tmp_path, validates=True)
     run = trainer(tmp_path)
     run.validate(module, held_out, verbose=False)
     batch = next(iter(held_out.val_dataloader()))

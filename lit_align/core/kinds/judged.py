@@ -53,7 +53,8 @@ def align(logps: SequenceLogps, batch: JudgedBatch) -> AlignedLogps:
     assert logps.tokens is not None, "the policy knows its tokens"
     starts = logps.lengths.cumsum(0) - logps.lengths
     (numbers,) = torch.nonzero(~batch.label, as_tuple=True)
-    lengths = logps.lengths[batch.plain[numbers]]
+    # A limit on length may have cut the two differently.
+    lengths = torch.minimum(logps.lengths[batch.plain[numbers]], logps.lengths[batch.judged[numbers]])
     steps = torch.arange(int(lengths.sum()), device=lengths.device)
     steps = steps - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     plain = starts[batch.plain[numbers]].repeat_interleave(lengths) + steps

@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_align.core.batch import DataKind, ListBatch
 from lit_align.core.kinds.language import LanguageModelModule, Losses, as_terms, marked
 from lit_align.core.outputs import ListLogps, SequenceLogps, Term
+from lit_align.functional.listwise import better_than
 
 
 class ListwiseModule(LanguageModelModule):
@@ -70,11 +71,6 @@ def list_up(logps: SequenceLogps, batch: ListBatch) -> ListLogps:
     """Arrange log-probabilities of responses [M] as lists [B, K], zeros where a list is shorter."""
     sums = torch.where(batch.mask, logps.sums[batch.places], 0.0)
     return ListLogps(sums, torch.where(batch.mask, logps.lengths[batch.places], 0), batch.mask)
-
-
-def better_than(scores: Tensor, mask: Tensor) -> Tensor:
-    """[B, K, K] bool: whether response i of a list has a higher score than its response j."""
-    return (scores[:, :, None] > scores[:, None, :]) & mask[:, :, None] & mask[:, None, :]
 
 
 def _worst(values: Tensor, batch: ListBatch) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_align.core.batch import DataKind, ParaphraseBatch
 from lit_align.core.kinds.language import LanguageModelModule, Losses, as_terms, marked
+from lit_align.core.metrics import over_ranks
 from lit_align.core.outputs import SequenceLogps, Term
 from lit_align.core.pooling import Pooling
 from lit_align.functional.logprobs import segment_sums
@@ -39,7 +40,8 @@ class ParaphrasedModule(LanguageModelModule):
             paraphrase: of the same completions after the paraphrases, [B] with gradient.
             original_vectors: [B, H] of the prompts, with gradient.
             paraphrase_vectors: [B, H] of the paraphrases, with gradient.
-            same: [B, B] bool, whether two examples have the same prompt; True on the diagonal.
+            same: [N, N] bool, whether two of all ranks' examples have the same prompt, in the order of `over_ranks`;
+                True on the diagonal.
         """
 
     def terms(self, batch: ParaphraseBatch) -> dict[str, Term]:
@@ -55,5 +57,6 @@ class ParaphrasedModule(LanguageModelModule):
         self.meter.add("nll_loss", -original.sums.sum(), count=original.lengths.sum())
         self.meter.add("nll_loss/paraphrase", -paraphrase.sums.sum(), count=paraphrase.lengths.sum())
         self.meter.add("similarity", torch.nn.functional.cosine_similarity(first, second))
-        same = batch.group[:, None] == batch.group[None, :]
+        groups, _ = over_ranks(batch.group)
+        same = groups[:, None] == groups[None, :]
         return as_terms(self.losses(original, paraphrase, first, second, same))

@@ -1,0 +1,62 @@
+"""Lists: what is gained from ranking all responses instead of the best against the worst."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from evidence.experiment import Run, experiment
+from evidence.product import method
+from evidence.worlds.bandit import Bandit, best_and_worst, ranking_accuracy
+from evidence.worlds.base import expectation
+from evidence.worlds.data import Lists
+
+
+@experiment(
+    claim="Methods that rank whole lists (LiPO, InfoNCA, NCA, PRO, RRHF) beat DPO on best against worst pairs of the same lists",
+    paper="LiPO, arXiv 2402.01878; NCA, 2402.05369; PRO, 2306.17492; RRHF, 2304.05302",
+    world="W1: log-linear bandit, 16 prompts, one list of 4 random responses each, with exact rewards.",
+    budget="500 full-batch steps of Adam 0.03, beta 0.5",
+    discussion=(
+        "RRHF and PRO imitate the best response as well, which holds their reward back in this world: their papers compare "
+        "with SFT and PPO, and against SFT on the best response they win. Rewards of LiPO are labels in [0, 1], so it gets "
+        "the sigmoid of the reward."
+    ),
+)
+def lists(run: Run) -> None:
+    """Mean reward, and how well the implicit reward (or the likelihood) ranks all responses."""
+    world = Bandit(run.seeds)
+    ranked = world.lists()
+    graded = ranked._replace(scores=ranked.scores.sigmoid())
+    for one in run.present(
+        method("BestOfK", "SFT on best"),
+        method("DPO", "DPO best-worst", beta=0.5),
+        method("InfoNCA", beta=0.5, reward_temperature=1.0),
+        method("NCA", beta=0.5, reward_temperature=1.0),
+        method("LiPO", beta=0.5),
+        method("RRHF"),
+        method("PRO"),
+    ):
+        state = run.fit(world, one, _data(one.name, ranked, graded), steps=500, learning_rate=0.03)
+        score = state - world.reference if one.build().needs_reference else state
+        _measure(run, one.label, world, state, score)
+    for label in ("LiPO", "InfoNCA", "NCA", "PRO", "RRHF"):
+        run.expect("reward", label, ">", "DPO best-worst")
+        run.expect("ranking", label, ">", "DPO best-worst")
+    for label in ("PRO", "RRHF"):
+        run.expect("reward", label, ">", "SFT on best")
+    run.expect("ranking", "RRHF", ">", "SFT on best")
+    run.expect("reward", "LiPO", ">", "PRO")
+    run.compare_with_spec("reward", "DPO best-worst", (4.62, 4.44, 3.47, 1.14, 4.24))
+    run.compare_with_spec("reward", "LiPO", (4.85, 4.87, 3.55, 1.20, 4.97))
+    run.compare_with_spec("ranking", "RRHF", (0.974, 0.927, 0.950, 0.944, 0.972))
+    run.plot_bars("reward", "ranking")
+
+
+def _data(name: str, ranked: Lists, graded: Lists):
+    if name == "DPO":
+        return best_and_worst(ranked)
+    return graded if name == "LiPO" else ranked
+
+
+def _measure(run: Run, label: str, world: Bandit, state: Tensor, score: Tensor) -> None:
+    run.measure(label, reward=expectation(state, world.reward), ranking=ranking_accuracy(score, world.reward))

@@ -1,0 +1,179 @@
+"""The product's loss code on a world's log-probabilities: no loss of a method is written again in this folder."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import lit_align
+from evidence.worlds.base import World
+from evidence.worlds.data import Data, Lists, Pairs, Texts, parts, take
+from lit_align.core.batch import Counts
+from lit_align.core.kinds import as_terms
+from lit_align.core.module import AlignmentModule
+from lit_align.core.outputs import ListLogps, PairLogps, SequenceLogps, Term, reduce_terms
+
+Inputs = PairLogps | SequenceLogps | ListLogps
+
+
+class Method(NamedTuple):
+    """A method of the product and its settings."""
+
+    name: str
+    """Class name in `lit_align`."""
+    kwargs: dict[str, Any]
+    label: str
+    """How tables and figures call it."""
+
+    def exists(self) -> bool:
+        """Whether the product has the class."""
+        return getattr(lit_align, self.name, None) is not None
+
+    def build(self) -> AlignmentModule:
+        """The method, without a model behind it."""
+        return getattr(lit_align, self.name)(policy="unused", **self.kwargs)
+
+
+def method(name: str, label: str | None = None, **kwargs: Any) -> Method:
+    """A method of the product.
+
+    Args:
+        name: class name in `lit_align`.
+        label: what to call it; the class name where None.
+        kwargs: its settings.
+    """
+    return Method(name, kwargs, label or name)
+
+
+def _tokens(policy: Inputs) -> Tensor:
+    """Numbers of tokens that are imitated, [B]."""
+    if isinstance(policy, PairLogps):
+        return policy.chosen_lengths
+    if isinstance(policy, ListLogps):
+        return policy.lengths[:, 0]
+    return policy.lengths
+
+
+def reduced(terms: dict[str, Term], tokens: Tensor, weights: Tensor | None) -> Tensor:
+    """A batch's loss, by the product's own reduction; scalar.
+
+    Args:
+        terms: what a method returned.
+        tokens: [B], denominators of terms per token.
+        weights: [B] probabilities of the examples, for means that are exact; None for a plain mean.
+    """
+    n = len(tokens)
+    if weights is not None:
+        scale = weights * n
+        terms = {name: term._replace(values=term.values * scale) for name, term in terms.items()}
+        tokens = tokens * scale
+    return reduce_terms(terms, Counts(n, float(tokens.sum())))
+
+
+class Objective:
+    """The loss of a method on a world's data, for all seeds at once.
+
+    A method whose losses depend on the other examples of the batch, or which keeps statistics, is called seed by seed
+    with a module for each; all others are called once with the examples of all seeds. Which it is, is found by trying.
+
+    Args:
+        world: where log-probabilities come from.
+        method: method and settings.
+        data: examples of all seeds.
+        reference: parameters of the reference; the world's start where None.
+    """
+
+    def __init__(self, world: World, method: Method, data: Data, reference: Tensor | None = None) -> None:
+        self.world, self.data = world, data
+        self.slices = parts(data, world.seeds)
+        self.modules = [method.build() for _ in range(world.seeds)]
+        self.reference_theta = world.start() if reference is None else reference
+        self.pieces = [take(data, where) for where in self.slices]
+        self.coupled = self._is_coupled()
+
+    @property
+    def reference_theta(self) -> Tensor:
+        """Parameters of the reference."""
+        return self._reference_theta
+
+    @reference_theta.setter
+    def reference_theta(self, theta: Tensor) -> None:
+        self._reference_theta = theta.detach().clone()
+        with torch.no_grad():
+            self.reference = self.world.state(self._reference_theta)
+            inputs = self.world.inputs(self.reference, self.data)
+        if not self.modules[0].needs_reference:
+            inputs = _without_reference(inputs)
+        self.reference_inputs = inputs
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """Losses [S] of the seeds, with gradient."""
+        return self.of_state(self.world.state(theta))
+
+    def of_state(self, state: Tensor) -> Tensor:
+        """The same, of a policy."""
+        policy, reference = self.world.inputs(state, self.data), self.reference_inputs
+        together = None if self.coupled else self._terms(self.modules[0], state, policy, reference, self.data)
+        losses = []
+        for where, module, piece in zip(self.slices, self.modules, self.pieces, strict=True):
+            own = _rows(policy, where)
+            if together is None:
+                terms = self._terms(module, state, own, _rows(reference, where), piece)
+            else:
+                terms = {name: term._replace(values=term.values[where]) for name, term in together.items()}
+            losses.append(reduced(terms, _tokens(own), piece.weights))
+        return torch.stack(losses)
+
+    def _terms(
+        self, module: AlignmentModule, state: Tensor, policy: Inputs, reference: Inputs, data: Data
+    ) -> dict[str, Term]:
+        """The terms of a method's loss on `data`."""
+        facts: dict[str, Any] = {name: data.facts[name] for name in getattr(module, "reads", ())}
+        for name, feature in getattr(module, "token_features", {}).items():
+            facts[name] = self.world.feature(feature, state, self.reference, data)
+        if isinstance(data, Texts):
+            return as_terms(module.losses(policy, **facts))
+        if isinstance(data, Pairs):
+            return as_terms(module.losses(policy, reference, **facts))
+        if isinstance(data, Lists):
+            return as_terms(module.losses(policy, reference, data.scores, **facts))
+        if data.label is None:
+            return as_terms(module.losses(policy, reference, data.score, **facts))
+        kl = self.world.mismatched(state, self.reference, data) if module.needs_kl else torch.zeros(())
+        return as_terms(module.losses(policy, reference, data.label, kl, **facts))
+
+    def _is_coupled(self) -> bool:
+        first = self.modules[0]
+        if len(self.slices) == 1:
+            return False
+        if first.needs_kl or any(True for _ in first.buffers()):
+            return True
+        # Anywhere but at the start, where policy and reference agree and every loss is the same.
+        start = self.world.start()
+        noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(0), dtype=start.dtype)
+        with torch.no_grad():
+            state = self.world.state(start + 0.3 * noise)
+            policy, reference = self.world.inputs(state, self.data), self.reference_inputs
+            whole = self._terms(first, state, policy, reference, self.data)
+            for where, piece in zip(self.slices, self.pieces, strict=True):
+                own = self._terms(first, state, _rows(policy, where), _rows(reference, where), piece)
+                for name, term in own.items():
+                    values = whole[name].values
+                    if values.shape != self.data.seed.shape or not torch.allclose(values[where], term.values):
+                        return True
+        return False
+
+
+def _rows(inputs: Inputs, where: slice) -> Inputs:
+    """The examples `where`."""
+    return inputs._make(None if value is None else value[where] for value in inputs)
+
+
+def _without_reference(inputs: Inputs) -> Inputs:
+    """What a method without a reference gets for one: zeros, as from the core."""
+    return inputs._make(
+        value if value is None or "lengths" in name or name == "mask" else torch.zeros_like(value)
+        for name, value in zip(inputs._fields, inputs, strict=True)
+    )

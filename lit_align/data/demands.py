@@ -1,0 +1,82 @@
+"""What a method asks of its data besides their kind: facts of every row, columns to read, both labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lit_align.core.batch import DataKind
+from lit_align.core.errors import DataError
+from lit_align.data.canonical import CanonicalRow
+from lit_align.data.formats import ON_REQUEST
+from lit_align.data.places import Places
+
+_MAPPED = "name your columns with data.columns if they are called otherwise"
+_SCORES = "add 'score_chosen' and 'score_rejected'"
+_FIXES = {
+    "margin": ("margin", f"add 'margin', or {_SCORES}; {_MAPPED}; or convert ranked responses with data.convert"),
+    "scores": ("score_chosen", f"{_SCORES}; {_MAPPED}; or convert ranked responses with data.convert"),
+    "timestamp": ("timestamp", f"add 'timestamp', a number or a date as in 2024-05-31; {_MAPPED}"),
+}
+"""What a method may need -> the column that is missed, and what to do."""
+_HAS: dict[str, Callable[[CanonicalRow], bool]] = {
+    "margin": lambda row: row.margins is not None,
+    "scores": lambda row: row.scores is not None,
+    "timestamp": lambda row: row.timestamp is not None,
+}
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What is to be found in data; by default nothing in particular."""
+
+    fields: tuple[str, ...] = ()
+    """Of margin, scores and timestamp: what every row must have."""
+    columns: tuple[str, ...] = ()
+    """Of `formats.ON_REQUEST`: what is read."""
+    both_labels: bool = True
+    """Whether labelled data of one label are useless."""
+
+    def check(self, row: CanonicalRow, places: Places, learner: str) -> None:
+        """Refuse a row that lacks something.
+
+        Args:
+            row: converted, as it would be learnt.
+            places: where rows stand.
+            learner: name of the method.
+
+        Raises:
+            DataError: it does.
+        """
+        for name in self.fields:
+            if not _HAS[name](row):
+                file, number = places.find(row.row)
+                field, fix = _FIXES[name]
+                what = f"{learner} needs the {name} of every pair, and a row has none"
+                raise DataError(what, file=file, row=number, field=field, value="null", fix=fix)
+
+
+NO_DEMANDS = Demands()
+
+
+def demands_of(method: Any, kind: DataKind | None) -> Demands:
+    """What a method asks of data of a kind: nothing where it does not learn from these.
+
+    Args:
+        method: an `AlignmentModule`; None: nobody is to learn from the data, so that timestamps are read.
+        kind: what the data are read as.
+    """
+    if method is None:
+        return Demands(columns=("timestamp",))
+    if kind is None or kind is not getattr(method, "data_kind", None):
+        return NO_DEMANDS
+    needed = frozenset(getattr(method, "needs_fields", ()))
+    assert needed <= _HAS.keys(), f"needs_fields names what no row has: {sorted(needed - _HAS.keys())}"
+    wanted = needed | frozenset(getattr(method, "reads", ()))
+    wanted |= {"target"} if getattr(method, "reads_target", False) else frozenset()
+    return Demands(
+        fields=tuple(name for name in _HAS if name in needed),
+        columns=tuple(name for name in ON_REQUEST if name in wanted),
+        both_labels=getattr(method, "needs_both_labels", True),
+    )

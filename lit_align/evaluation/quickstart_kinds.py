@@ -1,0 +1,144 @@
+"""The quickstart's world as data of every kind that a method may learn from, all about the courtesy of replies.
+
+Every file has random numbers of its own, and its prompts are training prompts of the world: those that are held out
+stay so for every method.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lit_align.evaluation.quickstart_language import (
+    COURTEOUS,
+    RUDE,
+    Prompt,
+    Tone,
+    remark_of,
+    write_graded_reply,
+    write_reply,
+)
+
+Row = dict[str, Any]
+
+ROWS = 400
+"""In each file."""
+GRADES = (0.1, 0.35, 0.65, 0.9)
+"""Scores of replies with two rude remarks, with one, with one that is courteous, and with two: before the noise."""
+_NOISE = 0.08
+"""Less than half of the least distance between two grades: better replies have better scores."""
+DAYS = 100
+"""Timestamps of timed pairs are the numbers of days, from 0."""
+CHANGE = 30
+"""The day on which people begin to prefer courteous replies; before, they preferred rude ones."""
+
+
+def make_kinds(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Row]]:
+    """Rows of every further kind, in TRL's conversational columns where it has such.
+
+    Args:
+        prompts: of the training side.
+        seed: of the world.
+
+    Returns:
+        Name of the file -> rows: ranked (four replies with scores in (0, 1)), unpaired (half of the replies labelled
+        desirable), scored (one reply with its score), judged (labelled replies, rude ones with a judgment that quotes
+        the rude remark), timed_pairs (a day for each pair; see `CHANGE`), scored_pairs (both scores; the chosen reply's
+        is higher), paraphrased (a question in two frames).
+    """
+    makers: dict[str, Callable[[Prompt, random.Random], Row]] = {
+        "ranked": _ranked,
+        "unpaired": _unpaired,
+        "scored": _scored,
+        "judged": _judged,
+        "timed_pairs": _timed_pair,
+        "scored_pairs": _scored_pair,
+    }
+    rows: dict[str, list[Row]] = {}
+    for name, make in makers.items():
+        rng = random.Random(f"{seed}/{name}")
+        rows[name] = [make(prompt, rng) for prompt in rng.sample(prompts, ROWS)]
+    return {**rows, "paraphrased": _paraphrased(prompts, random.Random(f"{seed}/paraphrased"))}
+
+
+def user(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as a conversation."""
+    return [{"role": "user", "content": prompt.text}]
+
+
+def assistant(text: str) -> list[dict[str, str]]:
+    """A reply as turns of a conversation."""
+    return [{"role": "assistant", "content": text}]
+
+
+def _score(grade: int, rng: random.Random) -> float:
+    return round(GRADES[grade] + rng.uniform(-_NOISE, _NOISE), 3)
+
+
+def _ranked(prompt: Prompt, rng: random.Random) -> Row:
+    grades = rng.sample(range(len(GRADES)), len(GRADES))
+    return {
+        "prompt": user(prompt),
+        "responses": [assistant(write_graded_reply(prompt.question, grade, rng)) for grade in grades],
+        "scores": [_score(grade, rng) for grade in grades],
+    }
+
+
+def _scored(prompt: Prompt, rng: random.Random) -> Row:
+    grade = rng.randrange(len(GRADES))
+    reply = write_graded_reply(prompt.question, grade, rng)
+    return {"prompt": user(prompt), "completion": assistant(reply), "score": _score(grade, rng)}
+
+
+def _scored_pair(prompt: Prompt, rng: random.Random) -> Row:
+    worse, better = sorted(rng.sample(range(len(GRADES)), 2))
+    return {
+        "prompt": user(prompt),
+        "chosen": assistant(write_graded_reply(prompt.question, better, rng)),
+        "rejected": assistant(write_graded_reply(prompt.question, worse, rng)),
+        "score_chosen": _score(better, rng),
+        "score_rejected": _score(worse, rng),
+    }
+
+
+def _unpaired(prompt: Prompt, rng: random.Random) -> Row:
+    tone = _either(rng)
+    reply = write_reply(prompt.question, tone, rng)
+    return {"prompt": user(prompt), "completion": assistant(reply), "label": tone is COURTEOUS}
+
+
+def _judged(prompt: Prompt, rng: random.Random) -> Row:
+    tone = _either(rng)
+    reply = write_reply(prompt.question, tone, rng)
+    judgment = f'"{remark_of(reply, tone)}" is rude.' if tone is RUDE else "It is kind and right."
+    return {
+        "prompt": user(prompt),
+        "completion": assistant(reply),
+        "judgment": judgment,
+        "label": tone is COURTEOUS,
+    }
+
+
+def _timed_pair(prompt: Prompt, rng: random.Random) -> Row:
+    day = rng.randrange(DAYS)
+    tones = (COURTEOUS, RUDE) if day >= CHANGE else (RUDE, COURTEOUS)
+    chosen, rejected = (assistant(write_reply(prompt.question, tone, rng)) for tone in tones)
+    return {"prompt": user(prompt), "chosen": chosen, "rejected": rejected, "timestamp": day}
+
+
+def _paraphrased(prompts: Sequence[Prompt], rng: random.Random) -> list[Row]:
+    """Questions in one frame and in another, both of the training side."""
+    asked: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        asked.setdefault(prompt.question.text, []).append(prompt)
+    rows = []
+    for prompt in rng.sample(prompts, ROWS):
+        other = rng.choice([other for other in asked[prompt.question.text] if other != prompt])
+        reply = assistant(write_reply(prompt.question, COURTEOUS, rng))
+        rows.append({"prompt": user(prompt), "paraphrase": user(other), "completion": reply})
+    return rows
+
+
+def _either(rng: random.Random) -> Tone:
+    return COURTEOUS if rng.random() < 0.5 else RUDE

@@ -1,0 +1,74 @@
+"""SLiC-HF: Zhao et al. 2023, "SLiC-HF: Sequence Likelihood Calibration with Human Feedback".
+
+https://arxiv.org/abs/2305.10425, Eq. 1. The chosen response must be likelier than the rejected one by a margin, in nats
+of whole responses and with no reference model; a cross entropy on a fixed text keeps the model close to it.
+
+Two variants, which differ in the data only. Direct: the pairs are those that people judged. Sample-rank: responses are
+sampled from the fine-tuned model and ranked, and `data.convert: tournament_pairs` (a ranker) or `random_pairs` (a
+reward model's scores) makes the pairs.
+
+Differs: the paper's lambda is not reported; `reg_weight` is ours. The text to stay close to is the data's `target`, the
+reference text of fine-tuning (the paper's default); where the data have none, or with `reg_target: chosen`, it is the
+chosen response, which for ranked samples is the paper's best candidate only if the pair holds it. HALOs adds a
+calibration per response to a regulariser per token; here both are of whole responses. TRL's hinge loss has a reference
+and is another method.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lit_align.core.kinds import PairwiseModule
+from lit_align.core.outputs import PairLogps, Term
+from lit_align.core.ranges import not_negative
+
+
+def calibration_loss(policy: PairLogps, delta: float) -> Tensor:
+    """How much the chosen response's log-probability falls short of the rejected one's plus the margin.
+
+    Args:
+        policy: summed log-probabilities, each [B], nats, with gradient.
+        delta: margin, >= 0, nats per response.
+
+    Returns:
+        [B] losses, nats; 0, without gradient, for a pair whose margin is reached.
+    """
+    return (delta - policy.margins).clamp(min=0)
+
+
+class SLiCHF(PairwiseModule):
+    """Sequence Likelihood Calibration with Human Feedback.
+
+    When: there are reference texts to stay close to, or responses ranked by a model; no memory for a reference.
+
+    Args:
+        delta: margin by which the chosen response must be likelier, nats per response.
+        reg_weight: weight of the cross entropy on the text to stay close to (the paper's lambda).
+        reg_target: reference: the data's `target`, where there is one, else the chosen response; chosen: always that.
+        learning_rate: peak learning rate.
+    """
+
+    needs_reference = False
+    reads_target = True
+
+    def __init__(
+        self,
+        *,
+        delta: float = 1.0,
+        reg_weight: float = 0.1,
+        reg_target: Literal["reference", "chosen"] = "reference",
+        learning_rate: float = 1e-5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.delta = not_negative("delta", delta)
+        self.reg_weight = not_negative("reg_weight", reg_weight)
+        self.reg_target = reg_target
+
+    def losses(self, policy: PairLogps, reference: PairLogps) -> dict[str, Term]:
+        """Calibration of the pairs and the weighted cross entropy of the texts to stay close to, each [B], nats."""
+        use_chosen = policy.target is None or self.reg_target == "chosen"
+        text = policy.chosen if use_chosen else policy.target
+        return {"calibration": Term(calibration_loss(policy, self.delta)), "nll": Term(-self.reg_weight * text)}

@@ -1,0 +1,219 @@
+"""What methods ask of their data besides the kind: fields of every row, columns on request, labels of one kind."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+
+from lit_align.core.batch import DataKind
+from lit_align.core.errors import DataError
+from lit_align.data.demands import Demands, demands_of
+from lit_align.data.fields import parse_date
+from tests.data.modules import QUIET, Method, fit, trainer, write
+from tests.data.reading import assistant, user
+
+pytestmark = QUIET
+
+ROW = {"prompt": "Q?", "chosen": " yes", "rejected": " no"}
+WHOLE = {**ROW, "score_chosen": 0.75, "score_rejected": 0.5, "timestamp": 3}
+
+
+class Asking(Method):
+    """Needs what a test says."""
+
+    def __init__(self, fields=(), *, target=False, both_labels=True, kind=DataKind.PAIRS):
+        super().__init__(kind)
+        self.needs_fields = frozenset(fields)
+        self.reads_target = target
+        self.needs_both_labels = both_labels
+
+
+def batches(tmp_path, data, method):
+    trainer(tmp_path).validate(method, data, verbose=False)
+    return method.validated
+
+
+def test_scores_and_timestamps_reach_the_batches(tmp_path, make):
+    rows = [{**WHOLE, "timestamp": n, "score_chosen": 1 + n} for n in range(6)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    method = Asking(("margin", "scores", "timestamp"))
+    for batch in batches(tmp_path, make(validation=path), method):
+        numbers = (batch.source_rows - 1).double()
+        assert batch.timestamp.tolist() == numbers.tolist()
+        assert batch.chosen_scores.tolist() == (numbers + 1).tolist()
+        assert batch.rejected_scores.tolist() == [0.5] * len(numbers)
+        assert batch.margin.tolist() == (numbers + 0.5).tolist()
+
+
+def test_scores_of_ranked_responses_go_with_their_pairs(tmp_path, make):
+    rows = [{"prompt": "Q?", "responses": ["a", "b", "c"], "scores": [1, 3, 2], "timestamp": "2024-05-31"}]
+    path = write(tmp_path / "rows.jsonl", rows)
+    data = make(validation=path, convert="all_pairs")
+    [batch] = batches(tmp_path, data, Asking(("scores", "timestamp")))
+    assert batch.chosen_scores.tolist() == [3.0, 3.0, 2.0]
+    assert batch.rejected_scores.tolist() == [2.0, 1.0, 1.0]
+    assert batch.timestamp.tolist() == [parse_date("2024-05-31")] * 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("needed", "without", "field", "hint"),
+    [
+        ("margin", ("score_chosen", "score_rejected"), "margin", "score_chosen"),
+        ("scores", ("score_chosen",), "score_chosen", "data.columns"),
+        ("timestamp", ("timestamp",), "timestamp", "2024-05-31"),
+    ],
+)
+def test_the_first_row_that_lacks_something_is_named(tmp_path, make, streaming, needed, without, field, hint):
+    broken = {name: value for name, value in WHOLE.items() if name not in without}
+    path = write(tmp_path / "rows.jsonl", [WHOLE, broken, WHOLE, broken])
+    fit(tmp_path, make(path, streaming=streaming))
+    with pytest.raises(DataError) as caught:
+        fit(tmp_path, make(path, streaming=streaming), Asking([needed]))
+    error = caught.value
+    assert (error.file, error.row, error.field) == (path, 2, field)
+    assert f"Asking needs the {needed}" in error.what
+    assert hint in error.fix
+
+
+def test_rows_that_lack_something_can_be_dropped(tmp_path, make):
+    path = write(tmp_path / "rows.jsonl", [WHOLE, ROW])
+    data = make(validation=path, on_bad_row="drop")
+    [batch] = batches(tmp_path, data, Asking(["timestamp"]))
+    assert batch.source_rows.tolist() == [1]
+    assert [tally.rows for tally in data.reports["validation"].dropped.values()] == [[2]]
+
+
+def test_what_a_method_needs_is_part_of_the_key(tmp_path, make):
+    """Examples that another method has made do not hide what is missing."""
+    path = write(tmp_path / "rows.jsonl", [ROW])
+    fit(tmp_path, make(path))
+    with pytest.raises(DataError, match="needs the margin"):
+        fit(tmp_path, make(path), Asking(["margin"]))
+
+
+# ---------------------------------------------------------------- timestamps
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ("1970-01-02", 86400.0),
+        ("1970-01-01T01:00:00", 3600.0),
+        ("1970-01-01 00:00:01.5", 1.5),
+        ("1970-01-01T00:00:10Z", 10.0),
+        ("1970-01-01T02:00:00+02:00", 0.0),
+        (datetime.date(1970, 1, 2), 86400.0),
+        (datetime.datetime(1970, 1, 1, 1, tzinfo=datetime.timezone.utc), 3600.0),
+        ("19700102", None),
+        ("7", None),
+        (7, None),
+        ("yesterday", None),
+        (None, None),
+    ],
+)
+def test_dates(given, seconds):
+    assert parse_date(given) == seconds
+
+
+@pytest.mark.parametrize("given", [3, 3.0, "3"])
+def test_numbers_stay_as_they_are(tmp_path, make, given):
+    path = write(tmp_path / "rows.jsonl", [{**ROW, "timestamp": given}])
+    assert make(path).examples("train", DataKind.PAIRS)[0].timestamp == 3.0
+
+
+@pytest.mark.parametrize(
+    ("first", "odd", "what"),
+    [
+        (1, "2024-05-31", "expected a number"),
+        (1, "soon", "expected a number"),
+        (1, float("nan"), "not finite"),
+        ("2024-05-31", 5, "not a date"),
+        ("2024-05-31", "soon", "not a date"),
+    ],
+)
+def test_a_timestamp_of_another_sort_is_refused(tmp_path, make, first, odd, what):
+    """Numbers and dates have different units: one file holds the one or the other."""
+    path = write(tmp_path / "rows.jsonl", [{**ROW, "timestamp": first}] * 2 + [{**ROW, "timestamp": odd}])
+    with pytest.raises(DataError, match=what) as caught:
+        make(path).examples("train", DataKind.PAIRS)
+    assert (caught.value.row, caught.value.field) == (3, "timestamp")
+
+
+def test_who_does_not_ask_for_timestamps_does_not_stumble_over_them(tmp_path, make):
+    path = write(tmp_path / "rows.jsonl", [{**ROW, "timestamp": "some day", "target": 7}])
+    data = make(validation=path)
+    [batch] = batches(tmp_path, data, Method())
+    assert (batch.timestamp, batch.target) == (None, None)
+    assert "not read: timestamp, target" in data.reports["validation"].format
+
+
+# ---------------------------------------------------------------- targets
+
+
+def test_targets_are_read_for_those_who_ask(tmp_path, make):
+    rows = [{**ROW, "target": " maybe"}, ROW, {**ROW, "target": ""}]
+    path = write(tmp_path / "rows.jsonl", rows)
+    data = make(validation=path)
+    [batch] = batches(tmp_path, data, Asking(target=True))
+    chosen = batch.chosen.tolist()
+    number = batch.source_rows.tolist().index(1)
+    expected = list(chosen)
+    expected[number] = chosen[number] + 2
+    assert batch.target.tolist() == expected
+    scored = batch.rows.target[batch.rows.response == expected[number]].tolist()
+    assert data.tokenizer.decode(scored) == " maybe</s>"
+
+
+@pytest.mark.parametrize("target", ["Well.", [assistant("Well.")]])
+def test_targets_of_conversations_and_of_ranked_responses(tmp_path, make, target):
+    talk = {"prompt": [user("Hi")], "chosen": [assistant("Yo")], "rejected": [assistant("Go")], "target": target}
+    ranked = {"prompt": [user("Hi")], "responses": ["a", "b", "c"], "scores": [1, 2, 3], "target": target}
+    for name, row, count in (("talk", talk, 2), ("ranked", ranked, 3)):
+        data = make(validation=write(tmp_path / f"{name}.jsonl", [row]), convert="all_pairs")
+        data.sets.method = Asking(target=True)
+        [example] = data.examples("validation")
+        assert (example.target, len(example.ids)) == (count, count + 1)
+        assert data.tokenizer.decode(example.ids[count]).endswith("Well.</s>")
+
+
+def test_a_target_that_the_user_speaks(tmp_path, make):
+    row = {"prompt": [user("Hi")], "chosen": [assistant("Yo")], "rejected": [assistant("Go")], "target": [user("x")]}
+    path = write(tmp_path / "rows.jsonl", [row])
+    with pytest.raises(DataError) as caught:
+        fit(tmp_path, make(path), Asking(target=True))
+    assert (caught.value.row, caught.value.field) == (1, "target[0]")
+
+
+# ---------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_one_label_is_enough_for_some(tmp_path, make, streaming):
+    rows = [{"prompt": f"{n}", "completion": "x", "label": False} for n in range(4)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match="all 4 labels are the same"):
+        fit(tmp_path, make(path, streaming=streaming), Asking(kind=DataKind.UNPAIRED))
+    method = fit(tmp_path, make(path, streaming=streaming), Asking(kind=DataKind.UNPAIRED, both_labels=False))
+    assert sorted(row for seen in method.seen for row in seen[2]) == [1, 2, 3, 4]
+
+
+def test_a_split_may_leave_one_label_for_some(tmp_path, make):
+    rows = [{"prompt": f"{n}", "completion": "x", "label": n == 3} for n in range(4)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    for seed in range(9):
+        data = make(path, val_split=1, split_seed=seed)
+        data.sets.method = Asking(kind=DataKind.UNPAIRED, both_labels=False)
+        assert len(data.examples("train")) == 3
+
+
+def test_only_what_a_method_learns_from_is_looked_at():
+    method = Asking(["margin"], target=True)
+    assert demands_of(method, DataKind.PROMPTS) == demands_of(method, None) == Demands()
+    assert demands_of(method, DataKind.PAIRS) == Demands(("margin",), ("target",))
+    method.reads = ("timestamp",)
+    assert demands_of(method, DataKind.PAIRS).columns == ("timestamp", "target")
+    assert demands_of(None, DataKind.PAIRS).fields == ()
+    with pytest.raises(AssertionError, match="magrin"):
+        demands_of(Asking(["magrin"]), DataKind.PAIRS)

@@ -1,0 +1,70 @@
+"""Rows of every kind of data, all about the same, as files of JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lit_align.core.batch import DataKind
+
+WORDS = ["river", "stone", "a small boat", "morning", "the old bridge", "rain", "lantern", "far away"]
+
+
+def _pair(i: int) -> dict[str, Any]:
+    return {
+        "prompt": f"Tell me about {WORDS[i % 8]}: ",
+        "chosen": f"It is {WORDS[(i + 3) % 8]} and number {i}.",
+        "rejected": "No. " * (1 + i % 3) + str(i),
+        "score_chosen": 0.6 + 0.02 * i,
+        "score_rejected": 0.3,
+        "timestamp": i % 4,
+    }
+
+
+def _ranked(i: int) -> dict[str, Any]:
+    pair = _pair(i)
+    responses = [pair["rejected"], pair["chosen"], f"Perhaps {i}.", f"I know {WORDS[i % 8]}."][: 2 + i % 3]
+    return {"prompt": pair["prompt"], "responses": responses, "scores": [0.1, 0.9, 0.5, 0.7][: 2 + i % 3]}
+
+
+def _scored(i: int) -> dict[str, Any]:
+    pair = _pair(i)
+    return {"prompt": pair["prompt"], "completion": pair["chosen" if i % 2 else "rejected"], "score": 0.05 * (i + 1)}
+
+
+def _judged(i: int) -> dict[str, Any]:
+    pair, good = _pair(i), i % 2 == 1
+    return {
+        "prompt": pair["prompt"],
+        "completion": pair["chosen" if good else "rejected"],
+        "judgment": "Well said." if good else "It says nothing.",
+        "label": good,
+    }
+
+
+def _paraphrased(i: int) -> dict[str, Any]:
+    pair = _pair(i)
+    return {"prompt": pair["prompt"], "paraphrase": f"What of {WORDS[i % 8]}? ", "completion": pair["chosen"]}
+
+
+WRITERS = {
+    DataKind.PAIRS: _pair,
+    DataKind.RANKED: _ranked,
+    DataKind.SCORED: _scored,
+    DataKind.JUDGED: _judged,
+    DataKind.PARAPHRASED: _paraphrased,
+}
+"""Kind: what writes row i of it."""
+CONVERT = {DataKind.UNPAIRED: "pairs_to_unpaired", DataKind.DEMONSTRATIONS: "pairs_to_chosen"}
+"""Kinds that are made of pairs: by which conversion."""
+
+
+def write_files(folder: Path, rows: int) -> dict[DataKind, str]:
+    """Write rows of each kind, of unequal lengths, to files of their own."""
+    paths = {}
+    for kind, write in WRITERS.items():
+        path = folder / f"{kind.value}.jsonl"
+        path.write_text("".join(json.dumps(write(i)) + "\n" for i in range(rows)))
+        paths[kind] = str(path)
+    return paths
