@@ -13,9 +13,11 @@ _PUBLIC = {
     "ExactResume": "exact_resume",
     "Footprint": "footprint",
     "LoRA": "lora",
+    "NoiseFilter": "noise_filter",
     "NonFiniteGuard": "non_finite_guard",
     "QLoRA": "qlora",
     "ReferenceSync": "reference_sync",
+    "ThreeDDiagnostics": "three_d_diagnostics",
 }
 
 __all__ = list(_PUBLIC)

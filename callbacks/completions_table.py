@@ -15,6 +15,7 @@ from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import ConfigError
 from lit_align.core.gathering import gathered
 from lit_align.core.steps import OptimizerStepCallback
+from lit_align.data.lookup import loaded_examples
 from lit_align.data.pipeline import Pipeline, Recipe
 from lit_align.data.report import DataReport
 from lit_align.evaluation.jsonl_file import JsonlFile, Mark
@@ -134,7 +135,7 @@ class CompletionsTable(OptimizerStepCallback):
 
     def _find_prompts(self, trainer: Trainer) -> list[list[int]]:
         """Token ids of the first different prompts."""
-        examples = self._read_prompts(trainer) if self.prompts else _examples(trainer)
+        examples = self._read_prompts(trainer) if self.prompts else loaded_examples(trainer)
         found: dict[tuple[int, ...], None] = {}
         for example in examples:
             prompt = example.ids[0][: example.prompt_lengths[0]]
@@ -168,16 +169,6 @@ def _tokenizer(trainer: Trainer) -> PreTrainedTokenizerBase:
             fix="train with PreferenceDataModule, or remove CompletionsTable",
         )
     return cast("PreTrainedTokenizerBase", tokenizer)
-
-
-def _examples(trainer: Trainer) -> Any:
-    """What the validation loader draws from, or the training loader."""
-    for loaders in (trainer.val_dataloaders, trainer.train_dataloader):
-        loader = loaders[0] if isinstance(loaders, (list, tuple)) and loaders else loaders
-        examples = getattr(loader, "examples", None)
-        if examples is not None:
-            return examples
-    return []
 
 
 def _log(logger: Any, rows: list[list[Any]], step: int) -> None:

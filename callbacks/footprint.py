@@ -91,7 +91,8 @@ class Footprint(Callback):
     def _memory(self) -> int:
         """The peak of this process and of those that the run went on from, bytes."""
         on_gpu = self._device.type == "cuda"
-        self._peak = max(self._peak, torch.cuda.max_memory_allocated(self._device) if on_gpu else largest_resident_set())
+        now = torch.cuda.max_memory_allocated(self._device) if on_gpu else largest_resident_set()
+        self._peak = max(self._peak, now)
         return self._peak
 
     @staticmethod

@@ -167,6 +167,7 @@ class AlignTrainer(Trainer):
         datamodule: PreferenceDataModule,
         ckpt_path: str | None = None,
         out: str | None = None,
+        tokens: bool = False,
     ) -> list[Record]:
         """Score the responses of `data.predict` by log-probability or reward, and write a JSON line for each.
 
@@ -176,6 +177,7 @@ class AlignTrainer(Trainer):
                 method learns from. `convert` is passed over.
             ckpt_path: checkpoint to read, `last` for the newest of the run folder; None: the policy as it is.
             out: file to write; None: scores.jsonl in the run folder.
+            tokens: also write each scored token's text and implicit reward, beta times its log-ratio.
 
         Returns:
             The records that were written, in the order of the data; for their names and values see
@@ -185,7 +187,8 @@ class AlignTrainer(Trainer):
         def score(method: AlignmentModule, batch: ResponseBatch) -> list[Record]:
             examples, tokenizer = datamodule.examples("predict"), datamodule.tokenizer
             responses = chain(*(describe_responses(examples[index], tokenizer) for index in batch.indices.tolist()))
-            return [about | scores for about, scores in zip(responses, score_batch(method, batch), strict=True)]
+            scores = score_batch(method, batch, tokenizer if tokens else None)
+            return [about | values for about, values in zip(responses, scores, strict=True)]
 
         datamodule.predict_kind = DataKind.RESPONSES
         model.predict_function = score

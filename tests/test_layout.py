@@ -147,7 +147,7 @@ def _lines(slug: str) -> list[str]:
         ):
             body[0].value.value = ""
     tree.body = [node for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))]
-    return [line.strip() for line in ast.unparse(tree).splitlines() if line.strip() not in ("", "''", '""')]
+    return [line.strip() for line in ast.unparse(tree).splitlines() if line.strip() not in ("", "''", '""""""')]
 
 
 @pytest.mark.parametrize(("one", "other"), list(combinations(METHODS, 2)))

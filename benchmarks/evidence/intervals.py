@@ -6,15 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from lit_align.evaluation.intervals import over_runs
+
 Verdict = Literal["held", "mixed", "not held"]
-
-# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the normal's is close enough.
-_T = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
-    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
-    2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
-)  # fmt: skip
-
 
 class Interval(NamedTuple):
     """A mean and what it may be off by."""
@@ -30,13 +24,8 @@ def interval(values: Sequence[float]) -> Interval:
     Args:
         values: one per seed, at least one.
     """
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Interval(mean, math.nan)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    quantile = _T[n - 2] if n - 2 < len(_T) else 1.96
-    return Interval(mean, quantile * math.sqrt(variance / n))
+    found = over_runs(values)
+    return Interval(found.mean, math.nan if found.low is None else found.half_width)
 
 
 def judge(differences: Sequence[float]) -> Verdict:

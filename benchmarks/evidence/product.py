@@ -31,7 +31,7 @@ class Method(NamedTuple):
         """Whether the product has the class."""
         return getattr(lit_align, self.name, None) is not None
 
-    def build(self) -> AlignmentModule:
+    def build(self) -> LanguageModelModule:
         """The method, without a model behind it."""
         return getattr(lit_align, self.name)(policy="unused", **self.kwargs)
 
@@ -86,8 +86,10 @@ class Objective:
     """
 
     def __init__(self, world: World, method: Method, data: Data, reference: Tensor | None = None) -> None:
-        self.world, self.data = world, data
+        self.world, self.method = world, method
         self.slices = parts(data, world.seeds)
+        rows = torch.cat([torch.arange(1, where.stop - where.start + 1) for where in self.slices])
+        self.data = data = data._replace(facts={"source_rows": rows, **data.facts})
         self.modules = [method.build() for _ in range(world.seeds)]
         self.reference_theta = world.start() if reference is None else reference
         self.pieces = [take(data, where) for where in self.slices]
@@ -114,25 +116,36 @@ class Objective:
 
     def of_state(self, state: Tensor) -> Tensor:
         """The same, of a policy."""
-        policy, reference = self.world.inputs(state, self.data), self.reference_inputs
-        together = None if self.coupled else self._terms(self.modules[0], state, policy, reference, self.data)
+        policy, reference, facts = self.world.inputs(state, self.data), self.reference_inputs, self._facts(state)
+        together = None if self.coupled else self._terms(self.modules[0], state, policy, reference, self.data, facts)
         losses = []
         for where, module, piece in zip(self.slices, self.modules, self.pieces, strict=True):
             own = _rows(policy, where)
             if together is None:
-                terms = self._terms(module, state, own, _rows(reference, where), piece)
+                terms = self._terms(module, state, own, _rows(reference, where), piece, _sliced(facts, where))
             else:
                 terms = {name: term._replace(values=term.values[where]) for name, term in together.items()}
             losses.append(reduced(terms, _tokens(own), piece.weights))
         return torch.stack(losses)
 
+    def _facts(self, state: Tensor) -> dict[str, Any]:
+        """What the method is given besides log-probabilities, for all examples."""
+        first = self.modules[0]
+        facts: dict[str, Any] = {name: self.data.facts[name] for name in first.reads}
+        for name, feature in first.token_features.items():
+            facts[name] = self.world.feature(feature, state, self.reference, self.data)
+        return facts
+
     def _terms(
-        self, module: AlignmentModule, state: Tensor, policy: Inputs, reference: Inputs, data: Data
+        self,
+        module: LanguageModelModule,
+        state: Tensor,
+        policy: Inputs,
+        reference: Inputs,
+        data: Data,
+        facts: dict[str, Any],
     ) -> dict[str, Term]:
         """The terms of a method's loss on `data`."""
-        facts: dict[str, Any] = {name: data.facts[name] for name in getattr(module, "reads", ())}
-        for name, feature in getattr(module, "token_features", {}).items():
-            facts[name] = self.world.feature(feature, state, self.reference, data)
         if isinstance(data, Texts):
             return as_terms(module.losses(policy, **facts))
         if isinstance(data, Pairs):
@@ -145,28 +158,38 @@ class Objective:
         return as_terms(module.losses(policy, reference, data.label, kl, **facts))
 
     def _is_coupled(self) -> bool:
-        first = self.modules[0]
-        if len(self.slices) == 1:
-            return False
-        if first.needs_kl or any(True for _ in first.buffers()):
-            return True
+        trial = self.method.build()
+        if len(self.slices) == 1 or trial.needs_kl:
+            return len(self.slices) > 1
+        before = [buffer.clone() for buffer in trial.buffers()]
         # Anywhere but at the start, where policy and reference agree and every loss is the same.
         start = self.world.start()
         noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(0), dtype=start.dtype)
         with torch.no_grad():
             state = self.world.state(start + 0.3 * noise)
-            policy, reference = self.world.inputs(state, self.data), self.reference_inputs
-            whole = self._terms(first, state, policy, reference, self.data)
+            policy, reference, facts = self.world.inputs(state, self.data), self.reference_inputs, self._facts(state)
+            whole = self._terms(trial, state, policy, reference, self.data, facts)
+            if not all(map(_same, before, trial.buffers())):
+                return True
             for where, piece in zip(self.slices, self.pieces, strict=True):
-                own = self._terms(first, state, _rows(policy, where), _rows(reference, where), piece)
-                for name, term in own.items():
+                own, behind = _rows(policy, where), _rows(reference, where)
+                for name, term in self._terms(trial, state, own, behind, piece, _sliced(facts, where)).items():
                     values = whole[name].values
                     if values.shape != self.data.seed.shape or not torch.allclose(values[where], term.values):
                         return True
         return False
 
 
-def _rows(inputs: Inputs, where: slice) -> Inputs:
+def _same(one: Tensor, two: Tensor) -> bool:
+    return torch.allclose(one, two, rtol=0, atol=0, equal_nan=True)
+
+
+def _sliced(facts: dict[str, Any], where: slice) -> dict[str, Any]:
+    """What belongs to the examples `where`."""
+    return {name: value[where] if isinstance(value, Tensor) else _rows(value, where) for name, value in facts.items()}
+
+
+def _rows(inputs: Any, where: slice) -> Any:
     """The examples `where`."""
     return inputs._make(None if value is None else value[where] for value in inputs)
 

@@ -312,9 +312,9 @@ class AlignmentModule(LightningModule, ABC):
     def _observe(self, terms: dict[str, Term], batch: Batch) -> None:
         counts = batch.counts()
         for name, term in terms.items():
-            # Where a step has nothing to count, as no desirable completion, that part of its loss is 0.
-            count = torch.as_tensor(getattr(counts, term.per.value), dtype=torch.float64).clamp(min=1e-300)
-            self.meter.add(f"loss/{name}", term.values.sum(), count=count)
+            count = torch.as_tensor(getattr(counts, term.per.value), dtype=torch.float64)
+            # A part of the loss that a whole step has no example of, as desirable ones, is 0.
+            self.meter.add(f"loss/{name}", term.values.sum(), count=count.clamp(min=1e-300))
 
     def _flush(self, prefix: str = "") -> dict[str, float]:
         """Read the metrics, log them, and start anew."""
@@ -412,8 +412,7 @@ class AlignmentModule(LightningModule, ABC):
     def saved_names(self, names: Iterable[str]) -> set[str]:
         """Those of the names that checkpoints hold, since training changes what they name.
 
-        These are the policy's (only its adapters', if it has any), a reference's that is refreshed, and running
-        quantities of the method itself.
+        These are the policy's (its adapters', if it has any), a refreshed reference's, and the method's own quantities.
         """
         changing = self.reference if self.reference is not None and self.reference.is_state else None
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -421,9 +420,8 @@ class AlignmentModule(LightningModule, ABC):
         def is_saved(name: str) -> bool:
             part = name.partition(".")[0]
             if part != "policy":
-                # A method may have further references, which no training changes.
                 owner = getattr(self, part, None)
-                return not isinstance(owner, Reference) or owner is changing
+                return owner is changing or not isinstance(owner, Reference)
             whole = self.policy_spec.lora is None
             return whole or name in trained or (changing is not None and changing.owns(name))
 

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from lit_align.core.metrics import over_ranks
 from lit_align.core.running import RunningMean
 
+_LEAST = 1e-8
+"""A standard deviation below this is rounding, as before the second value."""
+
 
 class Moments(NamedTuple):
     """Mean and standard deviation, scalars float64 without gradient."""
@@ -20,7 +23,7 @@ class Moments(NamedTuple):
     def standardised(self, values: Tensor) -> Tensor:
         """Distance from the mean in standard deviations, [B], without gradient; 0 where nothing spreads."""
         centred = values.detach().double() - self.mean
-        return torch.where(self.std > 0, centred / self.std.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+        return torch.where(self.std > _LEAST, centred / self.std.clamp(min=_LEAST), 0.0)
 
 
 class ExponentialMoments(nn.Module):

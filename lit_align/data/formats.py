@@ -85,7 +85,7 @@ FORMATS = (
         DataKind.PAIRS,
         normalisers.transcripts,
         ("chosen", "rejected"),
-        ("prompt", "margin", *_REFERENCES),
+        ("prompt", "margin", *_REFERENCES, *_SCORES),
         always_conversational=True,
         recorded=True,
         fits=_are_transcripts,
@@ -121,7 +121,7 @@ FORMATS = (
         DataKind.PAIRS,
         normalisers.alpaca,
         ("instruction", "chosen", "rejected"),
-        ("margin", *_REFERENCES, *_ALPACA),
+        ("margin", *_REFERENCES, *_SCORES, *_ALPACA),
         always_conversational=True,
     ),
     FormatSpec(
@@ -129,7 +129,7 @@ FORMATS = (
         DataKind.PAIRS,
         normalisers.conversation,
         ("conversations", "chosen", "rejected"),
-        ("margin", *_REFERENCES, "system"),
+        ("margin", *_REFERENCES, *_SCORES, "system"),
         always_conversational=True,
     ),
     FormatSpec(

@@ -1,4 +1,4 @@
-"""The data of `lit-align compare`: for every method made into what it learns from, and held out once for all of them."""
+"""The data of `lit-align compare`: made into what each method learns from, and held out once for all of them."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def hold_out_once(data: PreferenceDataModule, folder: Path) -> tuple[Path, Path]
     source, recipe = data.sets.source("train"), data.recipe
     rows = read_rows(source, streaming=True)
     columns, first = peek(rows)
-    fmt = recognise(
-        columns, first, mapping=recipe.columns, file=str(source), wanted=DataKind.PAIRS, name=recipe.format
-    )
+    fmt = recognise(columns, first, mapping=recipe.columns, file=str(source), wanted=DataKind.PAIRS, name=recipe.format)
     rules = Rules(on_bad_row=recipe.on_bad_row, on_no_preference=recipe.on_no_preference)
     texts: list[str] = []
     places: list[int] = []

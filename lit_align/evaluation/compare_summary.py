@@ -30,8 +30,8 @@ def summarise(
         failures: by name of a run, what stopped it.
 
     Returns:
-        A JSON object: `about` with what follows from the results, `initial` and `methods` with their `cells`, `verdicts`,
-        `notes` and `runs`.
+        A JSON object: `about` with what follows from the results, `initial` and `methods` with their `cells`,
+        `verdicts`, `notes` and `runs`.
     """
     rows = [_method(method, results[method["method"]], initial, about) for method in methods]
     cells = {row["method"]: row["cells"] for row in rows if row["cells"]}
@@ -70,13 +70,13 @@ def _how_measured(about: Mapping[str, Any], counts: Mapping[str, int], initial: 
     seeds, asking = len(about["seeds"]), about["asking"]
     if seeds > 1:
         intervals = (
-            f"± is half of the 95 % interval of the mean over {seeds} seeds (Student's t). Two methods are told apart if "
-            "neither these intervals overlap nor those over held-out examples (bootstrap)."
+            f"± is half of the 95 % interval of the mean over {seeds} seeds (Student's t); that of the initial policy "
+            "is over held-out examples (bootstrap). Two methods are told apart if intervals of neither kind overlap."
         )
     else:
         intervals = (
-            "± is half of the 95 % interval of the mean over held-out examples (bootstrap). With one seed nothing is known "
-            "of what another seed would give: --seeds 0,1,2 tells."
+            "± is half of the 95 % interval of the mean over held-out examples (bootstrap). With one seed nothing is "
+            "known of what another seed would give: --seeds 0,1,2 tells."
         )
     how = "the likeliest token each time" if asking["temperature"] == 0 else f"temperature {asking['temperature']:g}"
     replies = f"Replies to {counts['prompts']} held-out prompts, {how}, at most {asking['max_new_tokens']} tokens."
@@ -90,7 +90,7 @@ def _how_different(
 ) -> list[str]:
     """In what the runs are not alike, and what their memory is of."""
     notes = [
-        f"{row['method']} learns from {row['data']}, which {row['convert']} made: a step takes as many examples of these."
+        f"{row['method']} learns from {row['data']}, made by {row['convert']}: a step takes as many examples of these."
         for row in rows
         if row["convert"]
     ]

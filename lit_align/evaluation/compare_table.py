@@ -10,12 +10,16 @@ from lit_align.evaluation.held_out import METRICS, OF_ANY_POLICY, Metric, column
 from lit_align.evaluation.intervals import Interval, over_examples, over_runs
 
 Cells = dict[str, dict[str, Any]]
-"""By the key of a metric: `values` of the seeds, `mean`, `low`, `high`, what the interval is `over`, and `held_out`, the
-interval over held-out examples."""
+"""By the key of a metric: `values` of the seeds, `mean`, `low`, `high`, what the interval is `over`, and `held_out`,
+the interval over held-out examples."""
 
 INITIAL = "initial policy"
 ALONE, AMONG = "*", "~"
-"""Marks of the best value of a column, and of those that are not told apart from it."""
+"""Marks of the best value of a column, and of it and those that are not told apart from it."""
+MARKS = {
+    ALONE: f"{ALONE} best of its column, told apart from all others",
+    AMONG: f"{AMONG} the best of its column and those not told apart from it",
+}
 
 
 def cells_of(results: Sequence[Mapping[str, Any]], initial: Mapping[str, Any]) -> Cells:
@@ -100,20 +104,20 @@ def at_the_top(metric: Metric, cells: Mapping[str, Cells]) -> list[str]:
 
 
 def verdicts(cells: Mapping[str, Cells]) -> list[str]:
-    """One sentence for every number of which more or less is better."""
-    sentences = []
+    """What can be said of the numbers of which more or less is better: a sentence for each, and one for the others."""
+    sentences, open_ones = [], []
     for metric in METRICS:
         top = at_the_top(metric, cells)
         rest = [name for name in cells if metric.key in cells[name] and name not in top]
-        if not top:
-            continue
-        if not rest:
-            said = f"no method is told apart from {top[0]}, which has the best mean"
+        if top and not rest:
+            open_ones.append(metric.title)
         elif len(top) == 1:
-            said = f"{top[0]} is told apart from all others, at the top"
-        else:
+            sentences.append(f"{metric.title}: {top[0]} is told apart from all others, at the top")
+        elif top:
             said = f"{_list(top)} are not told apart, at the top; {_list(rest)} {_is(rest)} told apart from {top[0]}"
-        sentences.append(f"{metric.title}: {said}")
+            sentences.append(f"{metric.title}: {said}")
+    if open_ones:
+        sentences.append(f"no method is told apart from the best in {_list(open_ones)}")
     return sentences
 
 
@@ -161,8 +165,12 @@ def heading(metric: Metric) -> str:
 
 def rows_of(comparison: Mapping[str, Any]) -> list[tuple[str, Cells]]:
     """Names and cells: the initial policy, then the methods that have results."""
-    methods = [(row["method"], row["cells"]) for row in comparison["methods"] if row["cells"]]
-    return [(INITIAL, comparison["initial"]["cells"]), *methods]
+    return [(INITIAL, comparison["initial"]["cells"]), *_by_method(comparison).items()]
+
+
+def _by_method(comparison: Mapping[str, Any]) -> dict[str, Cells]:
+    """Cells of the methods that have results."""
+    return {row["method"]: row["cells"] for row in comparison["methods"] if row["cells"]}
 
 
 def as_markdown(comparison: Mapping[str, Any]) -> str:
@@ -170,8 +178,14 @@ def as_markdown(comparison: Mapping[str, Any]) -> str:
     lines = [f"| method | {' | '.join(map(heading, METRICS))} |", "|---|" + "---:|" * len(METRICS)]
     for name, texts in _texts(comparison):
         lines.append(f"| {name} | {' | '.join(texts)} |")
-    notes = [*comparison["verdicts"], *comparison["notes"]]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+    return "\n".join([*lines, "", *(f"- {note}" for note in below(comparison))]) + "\n"
+
+
+def below(comparison: Mapping[str, Any]) -> list[str]:
+    """What stands below the table: what its marks mean, what it tells apart, and notes."""
+    used = set(marks(_by_method(comparison)).values())
+    meanings = [meaning for mark, meaning in MARKS.items() if mark in used]
+    return [*meanings, *comparison["verdicts"], *comparison["notes"]]
 
 
 def as_text(comparison: Mapping[str, Any], width: int) -> str:
@@ -203,7 +217,7 @@ def as_text(comparison: Mapping[str, Any], width: int) -> str:
 
 def _texts(comparison: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """For each row its name and the texts of its cells, with marks."""
-    marked = marks({row["method"]: row["cells"] for row in comparison["methods"] if row["cells"]})
+    marked = marks(_by_method(comparison))
     return [
         (
             name,

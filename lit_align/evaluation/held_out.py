@@ -41,13 +41,14 @@ def measure_policy(
         batch_size: rows, and prompts, at a time.
 
     Returns:
-        A JSON object: `pairs` with a list for each of `PAIR_COLUMNS` (nats and tokens), `replies` (prompt, text, tokens,
-        finished), and `left_out`, how many prompts leave no room for a reply.
+        A JSON object: `pairs` with a list for each of `PAIR_COLUMNS` (nats and tokens), `replies` (prompt, text,
+        tokens, finished), and `left_out`, how many prompts leave no room for a reply.
     """
     scorer.eval()
     with precision.forward_context():
         records = score_pairs(scorer, data, batch_size)
-    positions = getattr(scorer.model.config.get_text_config(), "max_position_embeddings", None)
+    model: Any = scorer.model
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = None if positions is None else positions - asking.max_new_tokens
     prompts, left_out = first_prompts(data.examples("validation", DataKind.PAIRS), asking.prompts, room)
     completions = generate(

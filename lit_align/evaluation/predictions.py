@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.batch import Example, PromptBatch, ResponseBatch
+from lit_align.core.errors import ConfigError
 from lit_align.core.forward import RewardScorer
-from lit_align.core.kinds import PairwiseModule, UnpairedModule
+from lit_align.core.kinds import ListwiseModule, PairwiseModule, ScoredModule, UnpairedModule
 from lit_align.core.module import AlignmentModule
-from lit_align.core.outputs import PairLogps, SequenceLogps
+from lit_align.core.outputs import ListLogps, PairLogps, SequenceLogps
+from lit_align.functional.token_rewards import token_rewards
 from lit_align.rollouts.hf import generate
 
 Record = dict[str, Any]
@@ -51,20 +53,30 @@ def complete_batch(
     ]
 
 
-def score_batch(method: AlignmentModule, batch: ResponseBatch) -> list[Record]:
+def score_batch(
+    method: AlignmentModule, batch: ResponseBatch, tokenizer: PreTrainedTokenizerBase | None = None
+) -> list[Record]:
     """Score responses, each once however many pairs it takes part in.
 
     Args:
         method: its policy scores, a language model or a reward model.
         batch: responses of M.
+        tokenizer: the model's, for the rewards of single tokens; None: they are not asked for.
 
     Returns:
         M records with `tokens`, the number of tokens that are scored, and for a reward model `reward`; for a language
         model `logps`, their summed log-probability, and `mean_logps`, per token, both in nats; where the method has a
-        reference, `reference_logps`; where it defines implicit rewards, `reward`.
+        reference, `reference_logps`; where it defines implicit rewards, `reward`. With a tokenizer also `token_texts`
+        and `token_rewards`, of each token that is scored.
+
+    Raises:
+        ConfigError: rewards of single tokens are asked for, and cannot be known.
     """
     policy, columns = method.policy, {"tokens": batch.rows.response_lengths}
+    by_token: dict[str, list[list[Any]]] = {}
     if isinstance(policy, RewardScorer):
+        if tokenizer is not None:
+            raise _no_token_rewards("a reward model, which scores whole responses")
         columns["reward"] = policy(batch.rows)
     else:
         logps, reference = policy.sequence_logps(batch.rows), method.reference_logps(batch)
@@ -74,8 +86,37 @@ def score_batch(method: AlignmentModule, batch: ResponseBatch) -> list[Record]:
         rewards = implicit_rewards(method, logps, reference)
         if rewards is not None:
             columns["reward"] = rewards
-    values = (column.tolist() for column in columns.values())
-    return [dict(zip(columns, response, strict=True)) for response in zip(*values, strict=True)]
+        if tokenizer is not None:
+            by_token = _by_token(method, batch, logps, reference, tokenizer)
+    values = [*(column.tolist() for column in columns.values()), *by_token.values()]
+    names = [*columns, *by_token]
+    return [dict(zip(names, response, strict=True)) for response in zip(*values, strict=True)]
+
+
+def _by_token(
+    method: AlignmentModule,
+    batch: ResponseBatch,
+    policy: SequenceLogps,
+    reference: SequenceLogps | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, list[list[Any]]]:
+    """The columns `token_texts` and `token_rewards`: for each of M responses, a value for each scored token."""
+    if reference is None:
+        raise _no_token_rewards(f"{type(method).__name__}, which compares with no reference")
+    if policy.tokens is None or reference.tokens is None:
+        raise _no_token_rewards(f"reference: {type(method.reference).__name__}, which knows sums of tokens only")
+    rewards = token_rewards(policy.tokens.double(), reference.tokens.double(), getattr(method, "beta", 1.0))
+    lengths = policy.lengths.tolist()
+    texts = [[tokenizer.decode([token]) for token in ids.tolist()] for ids in batch.rows.target.split(lengths)]
+    return {"token_texts": texts, "token_rewards": [part.tolist() for part in rewards.split(lengths)]}
+
+
+def _no_token_rewards(got: str) -> ConfigError:
+    return ConfigError(
+        "there are no rewards of single tokens",
+        got=got,
+        fix="use a method with a reference, such as DPO, and reference: auto or frozen_copy; or leave tokens out",
+    )
 
 
 def implicit_rewards(method: AlignmentModule, policy: SequenceLogps, reference: SequenceLogps | None) -> Tensor | None:
@@ -92,7 +133,13 @@ def implicit_rewards(method: AlignmentModule, policy: SequenceLogps, reference: 
         # Each response as both sides of a pair, of which one is asked for.
         twice = (PairLogps(logps.sums, logps.sums, logps.lengths, logps.lengths) for logps in (policy, reference))
         return method.rewards(*twice)[0]
-    return method.beta * (policy.sums - reference.sums) if isinstance(method, UnpairedModule) else None
+    if isinstance(method, ListwiseModule):
+        ones = torch.ones_like(policy.lengths, dtype=torch.bool)[:, None]
+        lists = (ListLogps(logps.sums[:, None], logps.lengths[:, None], ones) for logps in (policy, reference))
+        return method.rewards(*lists)[:, 0]
+    if isinstance(method, (ScoredModule, UnpairedModule)):
+        return method.beta * policy.logratios(reference)
+    return None
 
 
 def describe_responses(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[Record]:

@@ -1,7 +1,7 @@
 """Building blocks of losses on lists of responses: a list may be shorter than the longest one of its batch.
 
-Legend of shapes: `B` lists, `K` places. `mask` [B, K] says where a list has a response; whatever stands elsewhere has no
-effect on any result, and results there are 0 unless said otherwise.
+Legend of shapes: `B` lists, `K` places. `mask` [B, K] says where a list has a response; whatever stands elsewhere has
+no effect on any result, and results there are 0 unless said otherwise.
 """
 
 from __future__ import annotations
@@ -57,5 +57,5 @@ def ranks(values: Tensor, mask: Tensor) -> Tensor:
     Returns:
         [B, K] int64, from 1 to the list's length; absent places get what lies behind.
     """
-    order = values.detach().masked_fill(~mask, -torch.inf).argsort(-1, descending=True, stable=True)
-    return order.argsort(-1) + 1
+    order = values.detach().masked_fill(~mask, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    return order.argsort(dim=-1) + 1

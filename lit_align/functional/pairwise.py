@@ -37,6 +37,20 @@ def value_with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     return value.detach() + (surrogate - surrogate.detach())
 
 
+def same_place(values: Tensor, others: Tensor) -> Tensor:
+    """What stands among the sorted `others` where each value stands among the sorted `values`.
+
+    Args:
+        values: [N]; equal ones keep their order.
+        others: [N].
+
+    Returns:
+        [N] entries of `others`.
+    """
+    places = values.argsort(stable=True).argsort()
+    return others.sort().values[places]
+
+
 def log1mexp(x: Tensor) -> Tensor:
     """Logarithm of 1 - exp(x) for x < 0, accurate at both ends.
 

@@ -1,8 +1,8 @@
 """alpha-DPO: Wu et al. 2024, "AlphaDPO: Adaptive Reward Margin for Direct Preference Optimization".
 
 https://arxiv.org/abs/2410.10148 (equation number not checked). SimPO with a margin of each pair's own: it grows with
-how far the policy already prefers the chosen response more than the reference does, measured per token and against
-the running mean and spread of that gap. The margin passes no gradient.
+how far the policy already prefers the chosen response more than the reference does, measured per token and against the
+running mean and spread of that gap. The margin passes no gradient.
 
 Differs: the paper adds alpha times the standardised gap to gamma; the authors' code, and this one, multiply both by
 beta. Averages over batches have decay 0.9, start at 0 and take in each micro-batch of all ranks before they are used,

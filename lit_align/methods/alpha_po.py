@@ -2,12 +2,11 @@
 
 https://arxiv.org/abs/2501.03884 (equation number not checked): SimPO's Eq. 6 (https://arxiv.org/abs/2405.14734) with a
 reward of another shape. With p the geometric mean of a response's token probabilities, the reward is beta *
-(1 - p^-alpha) / alpha in place of beta * log p, which is its limit for alpha towards 0. Alpha sets how the reward's slope
-changes with the likelihood, and so how far chosen responses lose probability while margins grow.
+(1 - p^-alpha) / alpha in place of beta * log p, which is its limit for alpha towards 0. Alpha sets how the reward's
+slope changes with the likelihood, and so how far chosen responses lose probability while margins grow.
 
-Differs: TRL 1.16 (`loss_type: alphapo`) computes powers of probabilities, which overflow for unlikely responses; here the
-reward goes on as a straight line where p^-alpha exceeds e^20, at a hundred nats per token and more. The default alpha
-is ours.
+Differs: TRL 1.16 (`loss_type: alphapo`) computes powers of probabilities, which overflow for unlikely responses; here
+the reward goes on as a straight line where p^-alpha exceeds e^20. The default alpha is ours.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ lies above the running mean; and pairs whose gap is unusual, which may be outlie
 
 Differs: pairs are drawn without replacement from the micro-batches of all ranks together, by the largest keys of
 log-weight plus Gumbel noise; each rank draws the noise of its own pairs. Evaluation leaves nothing out and changes no
-average. Under accumulation each micro-batch has its own beta. Rewards are logged with the base beta, as in the
-authors' code.
+average. Under accumulation each micro-batch has its own beta. Rewards are logged with the base beta, as in the authors'
+code.
 """
 
 from __future__ import annotations

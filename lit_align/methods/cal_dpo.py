@@ -4,8 +4,8 @@ https://arxiv.org/abs/2412.14516 (equation number not checked). Besides winning,
 +1/2 and the rejected one's -1/2: two squared errors pin the absolute rewards down, so the chosen response cannot sink
 together with the rejected one.
 
-Differs: the term in which the responses compete has no beta, here as in the authors' code; beta is in the targets
-only, log-ratios of 1/(2 beta) and -1/(2 beta) nats. The paper gives the squared errors weight 1, the code 0.5
+Differs: the term in which the responses compete has no beta, here as in the authors' code; beta is in the targets only,
+log-ratios of 1/(2 beta) and -1/(2 beta) nats. The paper gives the squared errors weight 1, the code 0.5
 (`calibration_weight`, the default here). The code's beta of 0.001 to 0.002 asks for log-ratios of 250 to 500 nats.
 """
 

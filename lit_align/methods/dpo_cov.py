@@ -1,14 +1,13 @@
-"""DPO-COV: Chen et al. 2025, "Provably Mitigating Corruption, Overoptimization, and Verbosity Simultaneously in Offline
-and Online RLHF/DPO Alignment".
+"""DPO-COV: Chen et al. 2025, "Provably Mitigating Corruption, Overoptimization, and Verbosity Simultaneously [...]".
 
 https://arxiv.org/abs/2510.05526; of its reward-model form RLHF-COV (Eqs. 10 and 11 of the ICLR submission) this is the
 offline counterpart. Three remedies in one loss: a noise variable for each pair explains away labels that the policy
 contradicts, at a price; the chosen responses' log-likelihood guards against overoptimisation; a term in the lengths
 takes out the reward for being long.
 
-Differs: the noise that is best for the current policy is put in at once, and the pair's loss becomes linear, with
-slope -`noise_cost`, where the margin falls below log(1 / noise_cost - 1). Minimising over it leaves no gradient of its
-own. The online form needs samples of the reference.
+Differs: the noise that is best for the current policy is put in at once, and the pair's loss becomes linear, with slope
+-`noise_cost`, where the margin falls below log(1 / noise_cost - 1). Minimising over it leaves no gradient of its own.
+The online form needs samples of the reference.
 """
 
 from __future__ import annotations

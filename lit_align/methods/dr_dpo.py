@@ -1,8 +1,7 @@
-"""Dr. DPO: Wu et al. 2024, "Towards Robust Alignment of Language Models: Distributionally Robustifying Direct Preference
-Optimization".
+"""Dr. DPO: Wu et al. 2024, "Towards Robust Alignment of Language Models: Distributionally Robustifying [DPO]".
 
-https://arxiv.org/abs/2407.07880 (equation number not checked). A soft minimum over the pairs in place of the mean: pairs
-with a large loss, whose labels are likely to be wrong, count less, and the less the smaller beta' is.
+https://arxiv.org/abs/2407.07880 (equation number not checked). A soft minimum over the pairs in place of the mean:
+pairs with a large loss, whose labels are likely to be wrong, count less, and the less the smaller beta' is.
 
 Differs: the minimum is over the micro-batches of all ranks together, where the authors' code takes each rank by itself;
 under accumulation it is over each micro-batch, so larger batches are not the same as accumulated ones.

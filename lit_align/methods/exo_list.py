@@ -2,8 +2,8 @@
 
 https://arxiv.org/abs/2402.00856 (equation number not checked). The softmax of a list's implicit rewards, beta *
 log(policy / reference), is drawn to the softmax of the data's rewards by the reverse divergence, which seeks modes, as
-reinforcement learning does; InfoNCA has the forward one, which is DPO's Eq. 7 (https://arxiv.org/abs/2305.18290) for two
-responses and a hard label.
+reinforcement learning does; InfoNCA has the forward one, which is DPO's Eq. 7 (https://arxiv.org/abs/2305.18290) for
+two responses and a hard label.
 
 Differs: the authors also divide the logits by the temperature that the responses were sampled at; here they are as they
 are. The paper calls beta beta_pi, and `reward_temperature` beta_r.

@@ -1,5 +1,4 @@
-"""f-DPO: Wang et al. 2023, "Beyond Reverse KL: Generalizing Direct Preference Optimization with Diverse Divergence
-Constraints".
+"""f-DPO: Wang et al. 2023, "Beyond Reverse KL".
 
 https://arxiv.org/abs/2309.16240, DPO's Eq. 7 with f'(u) in place of log u, where u is the probability of a response
 under the policy over that under the reference. f belongs to the divergence that holds the policy to its reference;
@@ -56,9 +55,7 @@ class FDPO(PairwiseModule):
         alpha: of the divergence `alpha`, in (0, 1); larger is closer to forward KL.
     """
 
-    def __init__(
-        self, *, beta: float = 0.1, divergence: Divergence = "js", alpha: float = 0.5, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, beta: float = 0.1, divergence: Divergence = "js", alpha: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.beta = positive("beta", beta)
         self.divergence: Divergence = divergence

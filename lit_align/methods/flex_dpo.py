@@ -5,8 +5,8 @@ it pulls the chosen one up once the rejected one is unlikely. Here each side has
 for the rejected side slows its fall.
 
 The paper's second remedy, SFT-DPO, adds the chosen response's negative log-likelihood, summed over its tokens
-(`sft_weight`, the paper's gamma, of which it gives no value). With equal betas that is `RegularizedPO` with
-eta = sft_weight / beta.
+(`sft_weight`, the paper's gamma, of which it gives no value). With equal betas that is `RegularizedPO` with eta =
+sft_weight / beta.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 https://arxiv.org/abs/2309.06657, the loss named hinge-norm: a hinge on the log-odds of DPO's Eq. 7. A pair that is won
 by 1 / beta nats or more has no gradient, so gaps stop growing there.
 
-RSO, that paper's method, is a way to make pairs and a choice of loss. The pairs come from `data.convert:
-rejected_sampled`; the loss with the paper's gamma is this class (hinge-norm) or `DPO` (sigmoid-norm) with `beta: gamma`,
-0.05 in the paper. The sampler's beta is another number, 0.5 in the paper.
+RSO, that paper's method, is a way to make pairs and a choice of loss. The pairs come from
+`data.convert: rejection_sampled`; the loss with the paper's gamma is this class (hinge-norm) or `DPO` (sigmoid-norm)
+with `beta: gamma`, 0.05 in the paper. The sampler's beta is another number, 0.5 in the paper.
 
 Differs: not SLiC-HF (`slic_hf.py`), which has no reference and adds a cross entropy. TRL 1.16's `hinge` is this loss.
 """

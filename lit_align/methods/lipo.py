@@ -100,8 +100,9 @@ class LiPO(ListwiseModule):
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.beta = positive("beta", beta)
         self.mode: Literal["paper", "rax"] = mode
-        given = reward_temperature is not None
-        self.reward_temperature = positive("reward_temperature", reward_temperature) if given else None
+        self.reward_temperature = reward_temperature
+        if reward_temperature is not None:
+            positive("reward_temperature", reward_temperature)
 
     def losses(self, policy: ListLogps, reference: ListLogps, scores: Tensor) -> Tensor:
         """Losses [B] of the lists."""

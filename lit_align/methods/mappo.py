@@ -55,9 +55,7 @@ class MaPPO(PairwiseModule):
         self.beta = positive("beta", beta)
         self.score_range = positive("score_range", score_range)
 
-    def losses(
-        self, policy: PairLogps, reference: PairLogps, chosen_scores: Tensor, rejected_scores: Tensor
-    ) -> Tensor:
+    def losses(self, policy: PairLogps, reference: PairLogps, chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
         """Losses [B] of the pairs, nats."""
         gap = ((chosen_scores - rejected_scores) / self.score_range).clamp(0, 1)
         return mappo_loss(policy, reference, gap, self.beta)

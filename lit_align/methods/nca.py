@@ -32,7 +32,7 @@ def nca_loss(policy: ListLogps, reference: ListLogps, labels: Tensor, beta: floa
         [B] losses, nats; 2 log 2 where policy and reference agree.
     """
     rewards = beta * policy.logratios(reference)
-    equal = policy.mask / policy.mask.sum(-1, keepdim=True)
+    equal = policy.mask.to(rewards.dtype) / policy.mask.sum(-1, keepdim=True)
     return -(labels * logsigmoid(rewards) + equal * logsigmoid(-rewards)).sum(-1)
 
 

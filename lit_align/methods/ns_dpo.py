@@ -1,13 +1,13 @@
-"""NS-DPO: Son et al. 2024, "Right Now, Wrong Then: Non-Stationary Direct Preference Optimization under Preference Drift".
+"""NS-DPO: Son et al. 2024, "Right Now, Wrong Then: Non-Stationary Direct Preference Optimization [...]".
 
-https://arxiv.org/abs/2407.18676 (equation number not checked). Preferences change with time; each pair's loss is weighted
-by gamma^(current_time - timestamp - 1), so that old ones are forgotten. With gamma 1 and a `window` it is the paper's
-baseline SW-DPO, which forgets all at once.
+https://arxiv.org/abs/2407.18676 (equation number not checked). Preferences change with time; each pair's loss is
+weighted by gamma^(current_time - timestamp - 1), so that old ones are forgotten. With gamma 1 and a `window` it is the
+paper's baseline SW-DPO, which forgets all at once.
 
 Differs: normalised weights add up to one over the micro-batches of all ranks together (under accumulation in each
 micro-batch), and the current time cancels out; the authors' code divides by the number of pairs once more. A small
-batch may hold old pairs only, which normalised weights do not tell from new ones: use large ones, or `normalise: false`,
-for which accumulation and ranks make no difference.
+batch may hold old pairs only, which normalised weights do not tell from new ones: use large ones, or `normalise:
+false`, for which accumulation and ranks make no difference.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from lit_align.core.errors import ConfigError
+from lit_align.core.kinds import PairwiseModule
 from lit_align.core.metrics import over_ranks
 from lit_align.core.outputs import PairLogps
 from lit_align.core.ranges import positive, up_to_one
-from lit_align.methods.dpo import DPO
+from lit_align.methods.dpo import dpo_loss
 
 
-class NSDPO(DPO):
+class NSDPO(PairwiseModule):
     """Non-stationary DPO (NS-DPO, SW-DPO).
 
     When: preferences were stated over a long time, and have changed since.
@@ -54,7 +55,8 @@ class NSDPO(DPO):
         time_unit: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(beta=beta, **kwargs)
+        super().__init__(**kwargs)
+        self.beta = positive("beta", beta)
         self.gamma = up_to_one("gamma", positive("gamma", gamma))
         self.window = None if window is None else positive("window", window)
         self.time_unit = positive("time_unit", time_unit)
@@ -81,4 +83,4 @@ class NSDPO(DPO):
 
     def losses(self, policy: PairLogps, reference: PairLogps, timestamp: Tensor) -> Tensor:
         """Weighted losses [B] of the pairs, nats."""
-        return self.weights(timestamp) * super().losses(policy, reference)
+        return self.weights(timestamp) * dpo_loss(policy, reference, self.beta)

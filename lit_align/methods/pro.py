@@ -69,6 +69,6 @@ class PRO(ListwiseModule):
 
     def losses(self, policy: ListLogps, reference: ListLogps, scores: Tensor) -> dict[str, Term]:
         """The ranking loss, and the weighted negative log-likelihood of the best response, each [B], nats."""
-        weight = self.beta_base * (policy.mask.sum(-1) - 1) ** 2
-        nll = -weight * policy.sums[:, 0]
+        others = policy.mask.sum(-1) - 1
+        nll = -policy.sums[:, 0] * others**2 * self.beta_base
         return {"ranking": Term(ranking_loss(policy, scores, self.use_temperature)), "nll": Term(nll)}

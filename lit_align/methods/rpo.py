@@ -1,5 +1,4 @@
-"""RPO: Liu et al. 2024, "Provably Mitigating Overoptimization in RLHF: Your SFT Loss is Implicitly an Adversarial
-Regularizer".
+"""RPO: Liu et al. 2024, "Provably Mitigating Overoptimization in RLHF".
 
 https://arxiv.org/abs/2405.16436, DPO's Eq. 7 plus a weighted negative log-likelihood of the chosen responses. DPO alone
 may lower the likelihood of both responses; the second term, which the paper derives from a reward that an adversary
@@ -14,8 +13,6 @@ batch and weighs with eta (`token_mean`). Not NVIDIA's reward-aware RPO, nor ite
 from __future__ import annotations
 
 from typing import Any, Literal
-
-from torch import Tensor
 
 from lit_align.core.kinds import PairwiseModule
 from lit_align.core.outputs import PairLogps, Per, Term

@@ -1,7 +1,8 @@
 """SLiC-HF: Zhao et al. 2023, "SLiC-HF: Sequence Likelihood Calibration with Human Feedback".
 
-https://arxiv.org/abs/2305.10425, Eq. 1. The chosen response must be likelier than the rejected one by a margin, in nats
-of whole responses and with no reference model; a cross entropy on a fixed text keeps the model close to it.
+https://arxiv.org/abs/2305.10425 (equation number not checked). The chosen response must be likelier than the rejected
+one by a margin, in nats of whole responses and with no reference model; a cross entropy on a fixed text keeps the model
+close to it.
 
 Two variants, which differ in the data only. Direct: the pairs are those that people judged. Sample-rank: responses are
 sampled from the fine-tuned model and ranked, and `data.convert: tournament_pairs` (a ranker) or `random_pairs` (a
@@ -69,6 +70,5 @@ class SLiCHF(PairwiseModule):
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> dict[str, Term]:
         """Calibration of the pairs and the weighted cross entropy of the texts to stay close to, each [B], nats."""
-        use_chosen = policy.target is None or self.reg_target == "chosen"
-        text = policy.chosen if use_chosen else policy.target
+        text = policy.chosen if policy.target is None or self.reg_target == "chosen" else policy.target
         return {"calibration": Term(calibration_loss(policy, self.delta)), "nll": Term(-self.reg_weight * text)}

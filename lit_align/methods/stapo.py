@@ -1,12 +1,13 @@
 """StaPO: anonymous authors 2025, "Stable Preference Optimization via Two-sided Contrastive Learning".
 
 https://openreview.net/forum?id=ke1f4IVR47 (equation number not checked). The gap Z between chosen and rejected must
-exceed a left margin and stay below a right one: -log sigmoid(beta * (Z - left)) - log sigmoid(beta * (right - Z)), least
-halfway between the two. So preferences are learnt, and the policy does not drift further and further into nonsense.
-Above the right margin the chosen response is pushed down on purpose; watch `stapo/inside`, not the reward margin.
+exceed a left margin and stay below a right one: -log sigmoid(beta * (Z - left)) - log sigmoid(beta * (right - Z)),
+least halfway between the two. So preferences are learnt, and the policy does not drift further and further into
+nonsense. Above the right margin the chosen response is pushed down on purpose; watch `stapo/inside`, not the reward
+margin.
 
-Differs: the paper fixes the distance of the margins, 0.2, and leaves open what Z is; a distance of 0.2 makes sense per
-token, which is the default. Reference-free; for the gap of log-ratios see `TwoSidedDPO`.
+Differs: the paper's reviewers report a fixed distance of the margins, 0.2, and that it leaves open what Z is; 0.2 makes
+sense per token, which is the default. Gaps of log-ratios, against a reference, are not offered.
 """
 
 from __future__ import annotations

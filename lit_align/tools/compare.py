@@ -17,8 +17,9 @@ from lit_align.tools.command import explained
 
 if TYPE_CHECKING:
     from lit_align.evaluation.held_out import Asking
-    from lit_align.tools.compare_plan import Plan, Wanted
+    from lit_align.tools.compare_plan import Plan
     from lit_align.tools.compare_runs import Run
+    from lit_align.tools.compare_settings import Wanted
 
 _HELP = """Train several methods on the same data, with the same number of optimiser steps and the same seeds, measure
 every policy on the same held-out pairs and prompts, and write comparison.json, comparison.md and comparison.html.
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
     # Here, since these import what `--help` does without.
     from lit_align.cli import silence_noise
     from lit_align.evaluation.held_out import Asking
-    from lit_align.tools.compare_plan import Wanted, method_slugs
+    from lit_align.tools.compare_settings import Wanted, method_slugs
 
     silence_noise()
     methods = method_slugs([name.strip() for name in arguments.methods.split(",") if name.strip()])
@@ -141,7 +142,7 @@ def _report(
     from lit_align.evaluation.compare_data import write_whole
     from lit_align.evaluation.compare_page import build_page
     from lit_align.evaluation.compare_summary import summarise
-    from lit_align.evaluation.compare_table import as_markdown, as_text
+    from lit_align.evaluation.compare_table import as_markdown, as_text, below
     from lit_align.tools.compare_plan import describe, describe_method
 
     of_method = {
@@ -157,8 +158,7 @@ def _report(
     build_page(comparison, wanted.out, page)
     width = shutil.get_terminal_size((120, 40)).columns
     print(f"\n{as_text(comparison, width)}")
-    for sentence in [*comparison["verdicts"], "", *comparison["notes"]]:
-        print(sentence)
+    print("\n".join(below(comparison)))
     print(f"\n{page}\n{markdown}\n{json_file}")
 
 
@@ -166,16 +166,14 @@ def _report(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "lit-align compare", description=_HELP, allow_abbrev=False, exit_on_error=False
-    )
+    parser = argparse.ArgumentParser("lit-align compare", description=_HELP, allow_abbrev=False, exit_on_error=False)
     add = parser.add_argument
     add("--methods", metavar="A,B,C", help="names of configurations: dpo,simpo,ipo; `lit-align methods` lists them")
     add("--config", type=Path, action="append", metavar="FILE", help="policy, data and trainer settings, also several; "
         "of a method's own arguments in it nothing is taken: these come from its own configuration")  # fmt: skip
     add("--seeds", default="0", help="of weights that are new and of the order of the data: 0,1,2 (default: 0)")
     add("--out", type=Path, default=Path("runs/compare"), metavar="FOLDER", help="default: runs/compare")
-    add("--set", action="append", default=[], metavar="METHOD.NAME=VALUE", help="an argument of one method, also several")
+    add("--set", action="append", default=[], metavar="METHOD.NAME=VALUE", help="an argument of one method")
     add("--prompts", type=int, default=64, help="how many held-out prompts are replied to (default: 64)")
     add("--max_new_tokens", type=int, default=128, help="longest reply, tokens (default: 128)")
     add("--temperature", type=float, default=0.0, help="of the replies; 0 (default): the likeliest token each time")

@@ -231,9 +231,7 @@ def measure_initial(run: Run, plan: Plan, asking: Asking, out: Path) -> dict[str
 def _measure(scorer: Scorer, plan: Plan, asking: Asking) -> dict[str, Any]:
     device = plan.trainer.strategy.root_device
     try:
-        return measure_policy(
-            scorer.to(device), plan.held_out, asking, plan.trainer.precision_plugin, plan.batch_size
-        )
+        return measure_policy(scorer.to(device), plan.held_out, asking, plan.trainer.precision_plugin, plan.batch_size)
     finally:
         # The next training needs the memory.
         del scorer
@@ -269,7 +267,7 @@ def alone(out: Path) -> Iterator[int]:
         Descriptor of the lock, which training processes inherit: so they hold it as long as they live.
     """
     out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT)
+    descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import yaml
 import lit_align
 from lit_align.__main__ import main
 from lit_align.core.batch import DataKind
+from lit_align.core.module import AlignmentModule
+from lit_align.evaluation.quickstart_data import make_world, write_model, write_world
 from tests.rows import CONVERT, write_files
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -40,3 +44,45 @@ def test_three_steps(config, files, tiny_model_dir, tmp_path, monkeypatch):
     assert [row["step"] for row in rows if "loss" in row] == [1, 3]
     assert all(row["grad_norm"] > 0 for row in rows if "loss" in row)
     assert (run / "checkpoints" / "step=3.ckpt").exists()
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory) -> Path:
+    """The quickstart's model, before any training, and its data of every kind."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    world = make_world(seed=0)
+    write_model(world.texts(), folder / "model", seed=0)
+    write_world(world, folder / "data")
+    return folder
+
+
+def quickstart_file(method: type[AlignmentModule]) -> str:
+    """Which of the quickstart's files a method learns from."""
+    if "timestamp" in method.needs_fields:
+        return "timed_pairs"
+    if method.needs_fields:
+        return "scored_pairs"
+    return {DataKind.PAIRS: "preferences", DataKind.DEMONSTRATIONS: "demonstrations"}.get(
+        method.data_kind, method.data_kind.value
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_on_the_quickstarts_model_in_under_a_minute(config, quickstart, tmp_path, monkeypatch):
+    """Nothing but the places of model and data is said besides the configuration."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIT_ALIGN_CACHE", str(tmp_path / "cache"))
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    method = getattr(lit_align, settings["model"]["class_path"])
+    data = quickstart / "data" / f"{quickstart_file(method)}.jsonl"
+    start = time.monotonic()
+    places = ["--model.policy", str(quickstart / "model"), "--data.train", str(data), "--data.val_split", "0.05"]
+    assert main(["fit", "--config", str(config), *places, "--trainer.enable_progress_bar", "false"]) == 0
+    seconds = time.monotonic() - start
+    run = tmp_path / settings["trainer"]["default_root_dir"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["val/loss"] for row in rows if "val/loss" in row]
+    assert losses
+    assert all(map(math.isfinite, losses))
+    assert seconds < 60

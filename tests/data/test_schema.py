@@ -190,6 +190,17 @@ def test_margins():
     assert read({**pair, "margin": None})[2].margin is None
 
 
+@pytest.mark.parametrize("case", PAIRS.values(), ids=PAIRS.keys())
+def test_pairs_of_every_format_may_have_scores_and_a_timestamp(case):
+    row, name, *_ = case
+    more = {"chosen_score": "3", "rejected_score": 1.5, "timestamp": 7}
+    if name == "align-anything":
+        more.pop("chosen_score")
+    _, _, result = read({**more, **row}, on_request=("timestamp",))
+    expected = {"align-anything": None, "UltraFeedback, binarised": [8.0, 5.5]}.get(name, [3.0, 1.5])
+    assert (result.scores, result.timestamp) == (expected, 7.0)
+
+
 def test_columns_of_every_format():
     row = {"prompt": [HI], "chosen": [A], "rejected": [B], "id": 7, "tools": json.dumps(TOOLS),
            "chat_template_kwargs": {"thinking": False}, "ref_chosen_logps": -3, "ref_rejected_logps": -4.5}  # fmt: skip

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import lit_align
+from lit_align.core.batch import Counts
 from lit_align.core.kinds import as_terms
-from lit_align.core.outputs import PairLogps, SequenceLogps
+from lit_align.core.outputs import PairLogps, PairValues, SequenceLogps, reduce_terms
 
 trl = pytest.importorskip("trl")
 if not trl.__version__.startswith("1.16"):
@@ -87,8 +88,10 @@ def losses(name: str, *inputs: Any, **kwargs: Any) -> Tensor:
     return torch.stack([term.values.mean() for term in terms.values()]).sum()
 
 
-def trl_dpo(c: Tensor, r: Tensor, rc: Tensor, rr: Tensor, cl: Tensor, rl: Tensor, loss_type: str, beta: float) -> float:
-    """`DPOTrainer._compute_loss`."""
+def trl_dpo(
+    c: Tensor, r: Tensor, rc: Tensor, rr: Tensor, cl: Tensor, rl: Tensor, loss_type: str, beta: float, **settings: Any
+) -> float:
+    """`DPOTrainer._compute_loss`; `settings` are attributes of the trainer that differ from plain DPO's."""
     lengths = torch.cat([cl, rl])
     policy, mask = spread(torch.cat([c, r]), lengths)
     reference, _ = spread(torch.cat([rc, rr]), lengths)
@@ -100,6 +103,7 @@ def trl_dpo(c: Tensor, r: Tensor, rc: Tensor, rr: Tensor, cl: Tensor, rl: Tensor
         use_weighting=False, loss_types=[loss_type], loss_weights=[1.0],
         _metrics={"train": defaultdict(list), "eval": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
     )  # fmt: skip
+    vars(trainer).update(settings)
     ones = torch.ones_like(mask)
     inputs = {"input_ids": ones, "attention_mask": ones, "completion_mask": mask}
     return trl.DPOTrainer._compute_loss(trainer, model, inputs, False).item()
@@ -114,25 +118,119 @@ def test_dpo_and_ipo(name, loss_type, beta, seed):
     assert ours.item() == pytest.approx(trl_dpo(c, r, rc, rr, cl, rl, loss_type, beta), rel=1e-6)
 
 
+def trl_cpo(chosen: Tensor, rejected: Tensor, loss_type: str, **settings: Any) -> float:
+    """`CPOTrainer.cpo_loss`, which takes means per token for SimPO's loss."""
+    from trl.experimental.cpo import CPOTrainer
+
+    usual = {"label_smoothing": 0.0, "alpha": 0.0, "simpo_gamma": 0.7}
+    trainer = SimpleNamespace(accelerator=Accelerator(), loss_type=loss_type, **(usual | settings))
+    return CPOTrainer.cpo_loss(trainer, chosen, rejected)[0].mean().item()
+
+
+def alone(seed: int) -> tuple[PairLogps, PairLogps]:
+    """Pairs without a reference."""
+    c, r, _, _, cl, rl = draw(seed)
+    return PairLogps(c, r, cl, rl), PairLogps(torch.zeros_like(c), torch.zeros_like(c), cl, rl)
+
+
+def alike(**settings: float) -> tuple[dict[str, float], dict[str, float]]:
+    """The same arguments here and there."""
+    return settings, settings
+
+
+@pytest.mark.parametrize("seed", DRAWS)
+@pytest.mark.parametrize("beta", [0.05, 0.5])
+@pytest.mark.parametrize(
+    ("name", "loss_type", "settings"),
+    [
+        ("RobustDPO", "robust", alike(label_smoothing=0.2)), ("HingeDPO", "hinge", alike()),
+        ("EXO", "exo_pair", alike(label_smoothing=1e-3)), ("NCAPair", "nca_pair", alike()),
+        ("BCOPair", "bco_pair", ({"shift": False}, {})), ("SPPOHard", "sppo_hard", alike()),
+        ("AOT", "aot", alike(label_smoothing=0.1)), ("AOTUnpaired", "aot_unpaired", alike(label_smoothing=0.1)),
+        ("APOZero", "apo_zero", alike()), ("APODown", "apo_down", alike()), ("TRDPO", "sigmoid", alike()),
+        ("FDPO", "sigmoid", ({"divergence": "forward_kl"}, {"f_divergence_type": "forward_kl"})),
+        ("FDPO", "sigmoid", ({"divergence": "js"}, {"f_divergence_type": "js_divergence"})),
+    ],
+)  # fmt: skip
+def test_losses_on_pairs(name, loss_type, settings, beta, seed):
+    c, r, rc, rr, cl, rl = draw(seed)
+    theirs = trl_dpo(c, r, rc, rr, cl, rl, loss_type, beta, **settings[1])
+    ours = losses(name, PairLogps(c, r, cl, rl), PairLogps(rc, rr, cl, rl), beta=beta, **settings[0])
+    assert ours.item() == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", DRAWS)
+@pytest.mark.parametrize("alpha", [0.3, 0.7])
+def test_alpha_divergence(alpha, seed):
+    """TRL's coefficient is 1 - alpha, and it knows no float64 there."""
+    c, r, rc, rr, cl, rl = draw(seed)
+    ours = losses("FDPO", PairLogps(c, r, cl, rl), PairLogps(rc, rr, cl, rl), beta=0.2, divergence="alpha", alpha=alpha)
+    single = [x.float() for x in (c, r, rc, rr)]
+    settings = {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 1 - alpha}
+    assert ours.item() == pytest.approx(trl_dpo(*single, cl, rl, "sigmoid", 0.2, **settings), rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", DRAWS)
+def test_rpo(seed):
+    c, r, rc, rr, cl, rl = draw(seed)
+    theirs = trl_dpo(c, r, rc, rr, cl, rl, "", 0.2, loss_types=["sigmoid", "sft"], loss_weights=[1.0, 0.3])
+    module = lit_align.RegularizedPO(policy="unused", beta=0.2, eta=0.3, sft_reduction="token_mean")
+    terms = module.losses(PairLogps(c, r, cl, rl), PairLogps(rc, rr, cl, rl))
+    assert reduce_terms(terms, Counts(len(c), cl.sum())).item() == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", DRAWS)
+def test_ld_dpo(seed):
+    c, r, rc, rr, cl, rl = draw(seed)
+    shorter = torch.minimum(cl, rl)
+
+    def pairs(chosen: Tensor, rejected: Tensor) -> PairLogps:
+        # All tokens of a response have the same log-probability.
+        public = {"chosen_public": chosen / cl * shorter, "rejected_public": rejected / rl * shorter}
+        return PairLogps(chosen, rejected, cl, rl, **public)
+
+    ours = losses("LDDPO", pairs(c, r), pairs(rc, rr), beta=0.2, alpha=0.3)
+    assert ours.item() == pytest.approx(trl_dpo(c, r, rc, rr, cl, rl, "sigmoid", 0.2, ld_alpha=0.3), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", DRAWS)
+def test_wpo(seed):
+    """The stand-in for TRL's model says that the logarithms of sums of squared probabilities are 0."""
+    c, r, rc, rr, cl, rl = draw(seed)
+    zero = torch.zeros_like(c)
+    module = lit_align.WPO(policy="unused", beta=0.2, clamp=False)
+    ours = module.losses(PairLogps(c, r, cl, rl), PairLogps(rc, rr, cl, rl), log_collision=PairValues(zero, zero))
+    theirs = trl_dpo(c, r, rc, rr, cl, rl, "sigmoid", 0.2, use_weighting=True)
+    assert ours.mean().item() == pytest.approx(theirs, rel=1e-6)
+
+
 @pytest.mark.parametrize("seed", DRAWS)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 def test_simpo(label_smoothing, seed):
-    from trl.experimental.cpo import CPOTrainer
-
-    c, r, _, _, cl, rl = draw(seed)
-    trainer = SimpleNamespace(
-        accelerator=Accelerator(),
-        loss_type="simpo",
-        beta=2.0,
-        simpo_gamma=0.7,
-        label_smoothing=label_smoothing,
-        alpha=0.0,
-    )
-    theirs = CPOTrainer.cpo_loss(trainer, c / cl, r / rl)[0].mean()
-    zero = torch.zeros_like(c)
-    policy, reference = PairLogps(c, r, cl, rl), PairLogps(zero, zero, cl, rl)
+    policy, reference = alone(seed)
+    mean = policy.mean()
+    theirs = trl_cpo(mean.chosen, mean.rejected, "simpo", beta=2.0, label_smoothing=label_smoothing)
     ours = losses("SimPO", policy, reference, beta=2.0, gamma=0.7, label_smoothing=label_smoothing)
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    assert ours.item() == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", DRAWS)
+@pytest.mark.parametrize("alpha", [-0.5, 0.01, 0.25])
+def test_alpha_po(alpha, seed):
+    policy, reference = alone(seed)
+    mean = policy.mean()
+    theirs = trl_cpo(mean.chosen, mean.rejected, "simpo", beta=2.0, alpha=alpha)
+    ours = losses("AlphaPO", policy, reference, beta=2.0, gamma=0.7, alpha=alpha)
+    assert ours.item() == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", DRAWS)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_cpo(label_smoothing, seed):
+    policy, reference = alone(seed)
+    theirs = trl_cpo(policy.chosen, policy.rejected, "sigmoid", beta=0.3, label_smoothing=label_smoothing)
+    ours = losses("CPO", policy, reference, beta=0.3, nll_weight=0.0, label_smoothing=label_smoothing)
+    assert ours.item() == pytest.approx(theirs, rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", DRAWS)
@@ -150,7 +248,8 @@ def test_orpo(seed):
 
 
 @pytest.mark.parametrize("seed", DRAWS)
-def test_kto(seed):
+@pytest.mark.parametrize(("name", "loss_type"), [("KTO", "kto"), ("APOZeroUnpaired", "apo_zero_unpaired")])
+def test_kto(name, loss_type, seed):
     from trl.trainer.kto_trainer import KTOTrainer
 
     sums, kl, ref, ref_kl, lengths, kl_lengths = draw(seed)
@@ -162,8 +261,8 @@ def test_kto(seed):
     model = Returns(policy, mismatched)
     trainer = SimpleNamespace(
         accelerator=Accelerator(), model=model, ref_model=Returns(reference, reference_kl), aux_loss_enabled=False,
-        calculate_KL=True, precompute_ref_logps=False, args=SimpleNamespace(gradient_checkpointing_kwargs=None),
-        loss_type="kto", beta=0.2, desirable_weight=1.3, undesirable_weight=0.8,
+        calculate_KL=loss_type == "kto", precompute_ref_logps=False, args=SimpleNamespace(gradient_checkpointing_kwargs=None),
+        loss_type=loss_type, beta=0.2, desirable_weight=1.3, undesirable_weight=0.8,
         _metrics={"train": defaultdict(list), "eval": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
     )  # fmt: skip
     trainer._compute_kl_logps = MethodType(KTOTrainer._compute_kl_logps, trainer)
@@ -173,9 +272,9 @@ def test_kto(seed):
         "KL_completion_mask": kl_mask, "label": torch.tensor(labels),
     }  # fmt: skip
     theirs = KTOTrainer._compute_loss(trainer, model, inputs, False).item()
-    z0 = (kl - ref_kl).mean().clamp(min=0)
+    z0 = (kl - ref_kl).mean().clamp(min=0) if loss_type == "kto" else torch.zeros(())
     ours = losses(
-        "KTO", SequenceLogps(sums, lengths), SequenceLogps(ref, lengths), torch.tensor(labels), z0,
+        name, SequenceLogps(sums, lengths), SequenceLogps(ref, lengths), torch.tensor(labels), z0,
         beta=0.2, desirable_weight=1.3, undesirable_weight=0.8,
     )  # fmt: skip
     assert ours.item() == pytest.approx(theirs, rel=1e-6)

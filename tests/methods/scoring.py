@@ -34,9 +34,12 @@ class Scored(NamedTuple):
     metrics: dict[str, float]
 
 
-def ready(name: str, model: str, *, lora: LoRASpec | None = None, moved: bool = True, **kwargs: Any) -> AlignmentModule:
-    """The method `name` with its policy built, and moved away from its reference, so that log-ratios are not zero."""
-    module = getattr(lit_align, name)(policy=model, **({"dtype": "float64"} | kwargs))
+def ready(
+    method: str | type[AlignmentModule], model: str, *, lora: LoRASpec | None = None, moved: bool = True, **kwargs: Any
+) -> AlignmentModule:
+    """The method with its policy built, and moved away from its reference, so that log-ratios are not zero."""
+    cls = getattr(lit_align, method) if isinstance(method, str) else method
+    module = cls(policy=model, **({"dtype": "float64"} | kwargs))
     module.policy_spec = dataclasses.replace(module.policy_spec, lora=lora)
     module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     module.configure_model()
@@ -95,7 +98,7 @@ def make_examples(kind: DataKind, *, masked: bool = True) -> list[Example]:
 def _ranked(example: Example, tokens: Callable[[int], list[int]]) -> Example:
     """A list of two to four responses, not in the order of their scores."""
     prompt = example.ids[0][: example.prompt_lengths[0]]
-    more = [] if example.masks else [prompt + tokens(3 + example.row) for _ in range(example.row % 3)]
+    more = [] if example.row == 2 else [prompt + tokens(3 + example.row) for _ in range(example.row % 3)]
     scores = [0.4, 0.9, 0.7, 0.1][: 2 + len(more)]
     ids = [*example.ids, *more]
     return example._replace(ids=ids, prompt_lengths=[len(prompt)] * len(ids), pairs=[], scores=scores, label=None)

@@ -52,7 +52,7 @@ def coverage(run: Run) -> None:
     """True mean reward, and the policy's mean ratio to the reference."""
     world, pairs = rare_arms(run.seeds, 60)
     run.measure("reference", reward=expectation(world.reference, world.reward))
-    for one in run.present(method("DPO", beta=0.5), method("ChiPO", "chi-PO", beta=0.5, clip=None)):
+    for one in run.present(method("DPO", beta=0.5), method("ChiPO", "chi-PO", beta=0.5, r_max=None)):
         state = run.fit(world, one, pairs, steps=3000, learning_rate=0.05)
         ratio = expectation(state, (state - world.reference).exp())
         run.measure(one, reward=expectation(state, world.reward), concentration=ratio, log_concentration=ratio.log())

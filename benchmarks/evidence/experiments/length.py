@@ -106,13 +106,13 @@ def length_corruption(run: Run) -> None:
     """Regret of quality - beta KL, against the best policy."""
     world = Corrupted(run.seeds)
     pairs = world.pairs()
-    off = {"corruption": 1.0, "overoptimisation": 0.0, "verbosity": 0.0}
+    off = {"noise_cost": 1.0, "sft_weight": 0.0, "length_weight": 0.0}
     for one in run.present(
         method("DPO", beta=0.5),
-        method("DPOCOV", "robust", beta=0.5, **{**off, "corruption": 0.3}),
-        method("DPOCOV", "pessimistic", beta=0.5, **{**off, "overoptimisation": 0.01}),
-        method("DPOCOV", "length", beta=0.5, **{**off, "verbosity": 0.05}),
-        method("DPOCOV", "DPO-COV", beta=0.5, corruption=0.3, overoptimisation=0.001, verbosity=0.05),
+        method("DPOCOV", "robust", beta=0.5, **{**off, "noise_cost": 0.3}),
+        method("DPOCOV", "pessimistic", beta=0.5, **{**off, "sft_weight": 0.01}),
+        method("DPOCOV", "length", beta=0.5, **{**off, "length_weight": 0.05}),
+        method("DPOCOV", "DPO-COV", beta=0.5, noise_cost=0.3, sft_weight=0.001, length_weight=0.05),
     ):
         state = run.fit(world, one, pairs, steps=1200, learning_rate=0.02)
         assert world.tokens is not None

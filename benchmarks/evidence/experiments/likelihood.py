@@ -70,7 +70,7 @@ def chosen_likelihood(run: Run) -> None:
         method("CPO", "CPO, no NLL", beta=0.5, nll_weight=0.0),
         method("SimPO", beta=0.5, gamma=0.5),
         method("IPO", beta=0.5),
-        method("RegularizedPO", "RPO", beta=0.5, sft_weight=0.4),
+        method("RegularizedPO", "RPO", beta=0.5, eta=0.2),
         method("CPO", beta=0.5, nll_weight=0.5),
         method("NCAPair", "NCA", beta=0.5),
         method("DPOPositive", "DPOP 5", beta=0.5, penalty=5.0),
@@ -79,7 +79,7 @@ def chosen_likelihood(run: Run) -> None:
         method("StableDPO", "SPO on DPO", beta=0.5, rho=0.5),
         method("StableCPO", "SPO on CPO", beta=0.5, rho=0.5),
         method("StableSimPO", "SPO on SimPO", beta=0.5, gamma=0.5, rho=0.5),
-        method("FlexDPO", "Flex-DPO 0.1", beta_chosen=0.5, beta_rejected=0.1),
+        method("FlexDPO", "Flex-DPO 0.1", beta_plus=0.5, beta_minus=0.1),
     )
     run.expect("unseen", "DPO", ">", 0.9)
     for label in ("RPO", "CPO", "NCA", "DPOP 5", "DPOP 50", "Cal-DPO", "SPO on DPO", "Flex-DPO 0.1"):
@@ -114,11 +114,11 @@ def chosen_likelihood_bandit(run: Run) -> None:
         run,
         method("SFT"),
         method("DPO", beta=0.1),
-        method("RegularizedPO", "RPO", beta=0.1, sft_weight=0.2),
+        method("RegularizedPO", "RPO", beta=0.1, eta=2.0),
         method("CPO", "CPO, no NLL", beta=0.1, nll_weight=0.0),
         method("CPO", beta=0.1, nll_weight=1.0),
         method("NCAPair", "NCA", beta=0.1),
-        method("SLiCHF", "SLiC-HF", delta=1.0, regularization=0.1),
+        method("SLiCHF", "SLiC-HF", delta=1.0, reg_weight=0.1),
         method("DPOPositive", "DPOP 50", beta=0.1, penalty=50.0),
         method("CalDPO", "Cal-DPO", beta=0.1),
         method("StableDPO", "SPO on DPO", beta=0.1, rho=0.5),
@@ -252,7 +252,7 @@ def rejected_weight(run: Run) -> None:
                 world, one, world.pairs(gap), steps=world.steps, learning_rate=world.learning_rate, optimiser="sgd"
             )
             run.measure(one, **world.shares(state))
-    flex = [method("FlexDPO", f"Flex-DPO {weight}", beta_chosen=0.5, beta_rejected=weight) for weight in (0.1, 0.4)]
+    flex = [method("FlexDPO", f"Flex-DPO {weight}", beta_plus=0.5, beta_minus=weight) for weight in (0.1, 0.4)]
     for one in run.present(method("DPO", beta=0.5), *flex):
         state = run.fit(
             world, one, world.pairs(), steps=world.steps, learning_rate=world.learning_rate, optimiser="sgd"

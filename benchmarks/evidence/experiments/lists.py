@@ -8,7 +8,6 @@ from evidence.experiment import Run, experiment
 from evidence.product import method
 from evidence.worlds.bandit import Bandit, best_and_worst, ranking_accuracy
 from evidence.worlds.base import expectation
-from evidence.worlds.data import Lists
 
 
 @experiment(
@@ -18,25 +17,24 @@ from evidence.worlds.data import Lists
     budget="500 full-batch steps of Adam 0.03, beta 0.5",
     discussion=(
         "RRHF and PRO imitate the best response as well, which holds their reward back in this world: their papers compare "
-        "with SFT and PPO, and against SFT on the best response they win. Rewards of LiPO are labels in [0, 1], so it gets "
-        "the sigmoid of the reward."
+        "with SFT and PPO, and against SFT on the best response they win."
     ),
 )
 def lists(run: Run) -> None:
     """Mean reward, and how well the implicit reward (or the likelihood) ranks all responses."""
     world = Bandit(run.seeds)
     ranked = world.lists()
-    graded = ranked._replace(scores=ranked.scores.sigmoid())
     for one in run.present(
         method("BestOfK", "SFT on best"),
         method("DPO", "DPO best-worst", beta=0.5),
+        method("ListwiseEXO", "EXO", beta=0.5, reward_temperature=1.0),
         method("InfoNCA", beta=0.5, reward_temperature=1.0),
         method("NCA", beta=0.5, reward_temperature=1.0),
         method("LiPO", beta=0.5),
         method("RRHF"),
         method("PRO"),
     ):
-        state = run.fit(world, one, _data(one.name, ranked, graded), steps=500, learning_rate=0.03)
+        state = run.fit(world, one, best_and_worst(ranked) if one.name == "DPO" else ranked, steps=500, learning_rate=0.03)
         score = state - world.reference if one.build().needs_reference else state
         _measure(run, one.label, world, state, score)
     for label in ("LiPO", "InfoNCA", "NCA", "PRO", "RRHF"):
@@ -50,12 +48,6 @@ def lists(run: Run) -> None:
     run.compare_with_spec("reward", "LiPO", (4.85, 4.87, 3.55, 1.20, 4.97))
     run.compare_with_spec("ranking", "RRHF", (0.974, 0.927, 0.950, 0.944, 0.972))
     run.plot_bars("reward", "ranking")
-
-
-def _data(name: str, ranked: Lists, graded: Lists):
-    if name == "DPO":
-        return best_and_worst(ranked)
-    return graded if name == "LiPO" else ranked
 
 
 def _measure(run: Run, label: str, world: Bandit, state: Tensor, score: Tensor) -> None:

@@ -51,7 +51,7 @@ def label_noise(run: Run) -> None:
             method("IPO", f"IPO {percent(rate)}", beta=BETA),
             method("DrDPO", f"Dr. DPO {percent(rate)}", beta=BETA),
             method("ROPO", f"ROPO {percent(rate)}", beta=BETA),
-            method("DPOCOV", f"DPO-COV {percent(rate)}", beta=BETA, corruption=0.3, overoptimisation=0.0, verbosity=0.0),
+            method("DPOCOV", f"DPO-COV {percent(rate)}", beta=BETA, noise_cost=0.3, sft_weight=0.0, length_weight=0.0),
         )
         for one in methods:
             rule = ADAM if one.name == "IPO" else GRADIENT

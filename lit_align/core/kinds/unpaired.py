@@ -119,9 +119,9 @@ class ScoredModule(LanguageModelModule):
         return terms
 
     def derived_metrics(self, means: dict[str, float]) -> dict[str, float]:
-        """The correlation of rewards and scores, in place of the moments that it is made of."""
+        """The correlation of rewards and scores, in place of the moments that it is made of; 0 if one has no spread."""
         moments = ("rewards/squares", "scores/squares", "rewards/products")
         rewards, scores, products = (means.pop(name) for name in moments)
         spread = (rewards - means["rewards/mean"] ** 2) * (scores - means["scores/mean"] ** 2)
         covariance = products - means["rewards/mean"] * means["scores/mean"]
-        return {"rewards/correlation": covariance / spread**0.5 if spread > 0 else float("nan")}
+        return {"rewards/correlation": covariance / spread**0.5 if spread > 0 else 0.0}

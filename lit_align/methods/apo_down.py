@@ -1,0 +1,52 @@
+"""APO-down: D'Oosterlinck et al. 2024, "Anchored Preference Optimization and Contrastive Revisions".
+
+https://arxiv.org/abs/2408.06266, Eq. 8 (so TRL's code). DPO fixes only the difference between the responses.
+Anchored preference optimization (APO) says for each response where it should go: here both down, the rejected one
+further, for a model that writes better than both.
+
+Differs: the paper leaves out the constant 1 of the second term; with it, as in TRL 1.16, the loss lies between 0 and 2.
+The first term has the opposite sign of APO-zero's (`apo_zero.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lit_align.core.kinds import PairwiseModule
+from lit_align.core.outputs import PairLogps
+from lit_align.core.ranges import positive
+
+
+def apo_down_loss(policy: PairLogps, reference: PairLogps, beta: float) -> Tensor:
+    """How far the chosen response is from being less likely than before, and the rejected one from being behind it.
+
+    Args:
+        policy: summed log-probabilities, each [B], nats, with gradient.
+        reference: the same under the reference, without gradient.
+        beta: scale of the log-ratios, > 0, per nat.
+
+    Returns:
+        [B] losses in (0, 2); 1 where policy and reference agree. Gradients vanish at both ends.
+    """
+    ratios = policy.logratios(reference)
+    return (beta * ratios.chosen).sigmoid() + (-beta * ratios.margins).sigmoid()
+
+
+class APODown(PairwiseModule):
+    """Anchored Preference Optimization, down.
+
+    When: the model writes better than both responses: make both less likely, the rejected one more so.
+
+    Args:
+        beta: scale of the implicit rewards; larger stays closer to the reference.
+    """
+
+    def __init__(self, *, beta: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.beta = positive("beta", beta)
+
+    def losses(self, policy: PairLogps, reference: PairLogps) -> Tensor:
+        """Losses [B] of the pairs."""
+        return apo_down_loss(policy, reference, self.beta)

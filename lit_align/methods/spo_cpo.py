@@ -1,0 +1,33 @@
+"""SPO-CPO: Jian et al. 2025, "Stable Preference Optimization: A Bilevel Approach to Catastrophic Preference Shift".
+
+https://arxiv.org/abs/2507.07723 (equation number not checked). The penalty of `StableDPO` on CPO, whose own SFT term is
+left out: it would count twice.
+
+Differs: reconstructed, as `spo_dpo.py` says; with the linear penalty this is CPO with `nll_weight: rho`, shifted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lit_align.methods._bilevel import Bilevel
+from lit_align.methods.cpo import CPO
+
+
+class StableCPO(Bilevel, CPO):
+    """CPO without its own SFT term among policies that imitate well (SPO).
+
+    When: there is no memory for a reference, and imitation should be a bound and not a goal.
+
+    Args:
+        rho: weight of the penalty.
+        penalty: linear; hinge or squared_hinge, which act only where the target is missed by more than `slack`.
+        v_hat: target of the mean negative log-likelihood of the chosen responses, nats per token; initial: that of the
+            initial policy on the first 256 training rows.
+        slack: by how much the target may be missed, nats per token; not for the linear penalty.
+        nll_reduction: token_mean: mean over all chosen tokens; sequence_mean: over responses of their means.
+        **kwargs: those of CPO, but not `nll_weight`, and of every method.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(nll_weight=0.0, **kwargs)

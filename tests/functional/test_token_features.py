@@ -1,0 +1,31 @@
+"""Features of next-token distributions, one token after the other."""
+
+from __future__ import annotations
+
+import torch
+
+from lit_align.functional.token_features import ForwardKL, LogCollision
+
+POLICY = torch.tensor([[0.13, -0.13, 0.64], [0.1, -0.54, 0.36], [1.3, 0.95, -0.7]], dtype=torch.float64)
+REFERENCE = torch.tensor([[0.9, 0.09, -0.74], [-0.92, -0.46, 0.22], [-1.01, -0.21, -0.16]], dtype=torch.float64)
+TOKENS = torch.tensor([2, 0, 1])
+
+
+def test_the_divergence_is_of_the_reference_from_the_policy():
+    """The authors of TDPO have 0.970736830244 for these three tokens."""
+    logits = POLICY.clone().requires_grad_()
+    log_reference = REFERENCE.log_softmax(-1)
+    values = ForwardKL()(logits, TOKENS, log_reference)
+    torch.testing.assert_close(values.sum().item(), 0.970736830244, rtol=1e-11, atol=0)
+    values.sum().backward()
+    torch.testing.assert_close(logits.grad, POLICY.softmax(-1) - log_reference.exp())
+    assert ForwardKL()(REFERENCE, TOKENS, log_reference).abs().max() < 1e-15
+
+
+def test_the_collision_is_that_of_two_draws_and_passes_no_gradient():
+    """The authors of WPO have 0.0225392735237 for the mean difference from the tokens' own log-probabilities."""
+    values = LogCollision()(POLICY.clone().requires_grad_(), TOKENS, None)
+    assert not values.requires_grad
+    own = POLICY.log_softmax(-1).gather(-1, TOKENS[:, None])[:, 0]
+    torch.testing.assert_close((own - values).mean().item(), 0.0225392735237, rtol=1e-10, atol=0)
+    torch.testing.assert_close(values.exp(), POLICY.softmax(-1).square().sum(-1))
