@@ -27,6 +27,7 @@ TOOLS = {
     "compare": "several methods on the same data, at equal budget: one table, one HTML page",
     "preview": "show the first rows as the model will see them",
     "export": "write a trained model in Hugging Face format",
+    "merge": "add up what models trained from one base have learnt",
     "report": "one HTML page about a run",
     "configs": "list, show or copy the configurations that come with the package",
     "methods": "table of the methods",

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 # Tiny tensors: more threads only wait for each other.
@@ -26,7 +27,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> int:
-    """Parse arguments, run, write; the number of experiments that do not exist."""
+    """Parse arguments, run, write; the number of experiments that failed or do not exist."""
     parser = argparse.ArgumentParser(description="Small CPU experiments behind the claims of the papers.")
     parser.add_argument("names", nargs="*", metavar="EXPERIMENT", help="which ones; all where none is named")
     parser.add_argument("--list", action="store_true", help="list them and leave")
@@ -44,18 +45,24 @@ def main() -> int:
         return len(unknown)
     arguments.out.mkdir(parents=True, exist_ok=True)
     names = [] if arguments.report else arguments.names or list(known)
+    failed = 0
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] {name} ...", end=" ", flush=True)
-        result = execute(known[name])
+        try:
+            result = execute(known[name])
+        except Exception:  # The others shall run all the same.
+            traceback.print_exc()
+            failed += 1
+            continue
         awaited = f"; waiting for {', '.join(result['waiting'])}" if result["waiting"] else ""
         print(f"{result['verdict'] or 'nothing to compare'} ({result['seconds']:.1f} s){awaited}", flush=True)
         if result["measures"]:
             report.save(result, arguments.out)
     for path in sorted(arguments.out.glob("*.json")) if arguments.report else []:
         report.draw(json.loads(path.read_text()), arguments.out)
-    report.write_table(arguments.out, [name for name in known])
+    report.write_table(arguments.out, list(known))
     print(f"Table and figures: {arguments.out}")
-    return 0
+    return failed
 
 
 if __name__ == "__main__":

@@ -116,6 +116,16 @@ def save_policy(
     )
 
 
+def require_unused(folder: Path) -> None:
+    """Refuse a folder that holds something already, or is a file.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfigError("the folder to write to is in use", got=str(folder), fix="name another, or remove it")
+
+
 def _unwrapped(policy: nn.Module) -> tuple[nn.Module, PolicySpec]:
     """The Hugging Face or PEFT model inside a method's module or a scorer, and how it was built."""
     model: Any = policy
@@ -135,8 +145,7 @@ def _unwrapped(policy: nn.Module) -> tuple[nn.Module, PolicySpec]:
 
 
 def _refuse(model: nn.Module, spec: PolicySpec, folder: Path, dtype: str | None, *, adapters_only: bool) -> None:
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ConfigError("the folder to write to is in use", got=str(folder), fix="name another, or remove it")
+    require_unused(folder)
     if dtype is not None and dtype not in get_args(DtypeName):
         raise ConfigError("unknown dtype", got=f"dtype: {dtype}", fix=f"one of {', '.join(get_args(DtypeName))}")
     if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):

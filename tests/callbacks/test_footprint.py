@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
@@ -68,13 +66,9 @@ def test_a_run_that_goes_on_has_not_come_to_its_end(tmp_path, monkeypatch):
     assert not (tmp_path / "footprint.json").exists()
 
 
-def test_memory_is_that_of_the_process_and_not_of_the_one_that_started_it():
-    held = bytearray(b"x" * (300 << 20))
-    code = (
-        "import importlib.util as u; s = u.find_spec('lit_align.callbacks.footprint'); m = u.module_from_spec(s); "
-        "s.loader.exec_module(m); held = bytearray(b'x' * (50 << 20)); print(m.largest_resident_set())"
-    )
-    started = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    assert largest_resident_set() > len(held)
-    assert 50 << 20 < started
+def test_memory_is_what_was_held_at_most():
+    held = bytearray(b"x" * (100 << 20))
+    peak = largest_resident_set()
+    assert peak > len(held)
     del held
+    assert largest_resident_set() >= peak

@@ -183,7 +183,7 @@ def plain_feature_loss(module: Featured, examples: list[Example]) -> Tensor:
     return combination(tuple(map(torch.stack, columns))) / len(examples)
 
 
-class as_reference(AbstractContextManager):  # noqa: N801 - read as a function
+class as_reference(AbstractContextManager):
     """The plain model that a reference stands for."""
 
     def __init__(self, module: Featured) -> None:
