@@ -56,20 +56,27 @@ def _tokens(policy: Inputs) -> Tensor:
     return policy.lengths
 
 
-def reduced(terms: dict[str, Term], tokens: Tensor, weights: Tensor | None) -> Tensor:
+def reduced(
+    terms: dict[str, Term], tokens: Tensor, weights: Tensor | None = None, label: Tensor | None = None
+) -> Tensor:
     """A batch's loss, by the product's own reduction; scalar.
 
     Args:
         terms: what a method returned.
         tokens: [B], denominators of terms per token.
         weights: [B] probabilities of the examples, for means that are exact; None for a plain mean.
+        label: [B] bool, of labelled data.
     """
     n = len(tokens)
     if weights is not None:
         scale = weights * n
         terms = {name: term._replace(values=term.values * scale) for name, term in terms.items()}
         tokens = tokens * scale
-    return reduce_terms(terms, Counts(n, float(tokens.sum())))
+    if label is None:
+        return reduce_terms(terms, Counts(n, float(tokens.sum())))
+    ones = torch.ones_like(tokens) if weights is None else scale
+    counts = Counts(n, float(tokens.sum()), float(ones[~label].sum()), float(tokens[label].sum()))
+    return reduce_terms(terms, counts)
 
 
 class Objective:
@@ -125,8 +132,22 @@ class Objective:
                 terms = self._terms(module, state, own, _rows(reference, where), piece, _sliced(facts, where))
             else:
                 terms = {name: term._replace(values=term.values[where]) for name, term in together.items()}
-            losses.append(reduced(terms, _tokens(own), piece.weights))
+            losses.append(reduced(terms, _tokens(own), piece.weights, getattr(piece, "label", None)))
         return torch.stack(losses)
+
+    @torch.no_grad()
+    def per_example(self, theta: Tensor) -> list[Tensor]:
+        """For each seed, the losses [B] of its examples as a validation computes them."""
+        state = self.world.state(theta)
+        policy, facts = self.world.inputs(state, self.data), self._facts(state)
+        values = []
+        for where, module, piece in zip(self.slices, self.modules, self.pieces, strict=True):
+            module.eval()
+            own, behind = _rows(policy, where), _rows(self.reference_inputs, where)
+            terms = self._terms(module, state, own, behind, piece, _sliced(facts, where))
+            module.train()
+            values.append(torch.stack([term.values for term in terms.values()]).sum(0))
+        return values
 
     def _facts(self, state: Tensor) -> dict[str, Any]:
         """What the method is given besides log-probabilities, for all examples."""

@@ -43,8 +43,6 @@ def conversion_for(data: PreferenceDataModule, split: str, kind: DataKind) -> st
     given, refused = pipeline.recipe, None
     columns, rows = peek(read_rows(source, streaming=True))
     fitting = [name for name, conversion in CONVERSIONS.items() if conversion.target is kind]
-    if given.convert is not None and given.convert not in CONVERSIONS:
-        pipeline.recognise(str(source), columns, rows)
     for name in (None, *sorted(fitting, key=lambda name: name != given.convert)):
         own = name == given.convert
         pipeline.recipe = given if own else replace(given, convert=name, convert_args={})

@@ -146,16 +146,11 @@ def shown(cell: Mapping[str, Any] | None, unit: str) -> tuple[str, str]:
     """A mean and what it may be off by, as people read them; a dash where there is nothing."""
     if cell is None:
         return "–", ""
-    half = _interval(cell).half_width
-    return _number(cell["mean"], unit), f"±{_number(half, unit)}" if cell["low"] is not None else ""
-
-
-def _number(value: float, unit: str) -> str:
-    if unit == "%":
-        return f"{100 * value:.1f}"
-    if unit in ("tokens/s", "MiB") or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if unit in ("s", "tokens") or abs(value) >= 100 else f"{value:.2f}"
+    scale, mean = (100 if unit == "%" else 1), abs(cell["mean"])
+    digits = 1 if unit in ("%", "s", "tokens") or mean >= 100 else 2
+    digits = 0 if unit in ("tokens/s", "MiB") or mean >= 1000 else digits
+    half = f"±{scale * _interval(cell).half_width:,.{digits}f}" if cell["low"] is not None else ""
+    return f"{scale * cell['mean']:,.{digits}f}", half
 
 
 def heading(metric: Metric) -> str:

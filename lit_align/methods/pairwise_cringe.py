@@ -1,6 +1,6 @@
 """Pairwise CRINGE: Xu et al. 2023, "Some things are more CRINGE than others: Iterative Preference [...]".
 
-https://arxiv.org/abs/2312.16682 (equation numbers not checked), on the token loss of Adolphs et al. 2022, "The CRINGE
+https://arxiv.org/abs/2312.16682 (equation number not checked), on the token loss of Adolphs et al. 2022, "The CRINGE
 Loss", https://arxiv.org/abs/2211.05826. The chosen response is imitated; each token of the rejected one is contrasted
 with a token that the model itself finds likely there, so that probability goes where the model would have put it. A
 gate, the sigmoid of how far the pair's margin is from b, switches a pair off once it is told apart.

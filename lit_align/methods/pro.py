@@ -1,6 +1,6 @@
 """PRO: Song et al. 2023, "Preference Ranking Optimization for Human Alignment".
 
-https://arxiv.org/abs/2306.17492 (equation numbers not checked). The best response must win against all others, then the
+https://arxiv.org/abs/2306.17492 (equation number not checked). The best response must win against all others, then the
 second best against those behind it, and so on: a softmax at each place of the list, over mean log-probabilities per
 token. Each contest's logits are scaled by differences of the data's rewards, and the best response is imitated. No
 reference model.

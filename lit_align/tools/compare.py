@@ -46,11 +46,15 @@ def main(argv: list[str]) -> None:
     arguments, flags = _parse(argv)
     seeds = read_seeds(arguments.seeds)
     # Here, since these import what `--help` does without.
+    from transformers.utils.logging import disable_progress_bar
+
     from lit_align.cli import silence_noise
     from lit_align.evaluation.held_out import Asking
     from lit_align.tools.compare_settings import Wanted, method_slugs
 
     silence_noise()
+    # Those of models that are read to be measured would stand between our lines.
+    disable_progress_bar()
     methods = method_slugs([name.strip() for name in arguments.methods.split(",") if name.strip()])
     wanted = Wanted(
         methods=methods,

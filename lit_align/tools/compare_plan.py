@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from lit_align.core.batch import DataKind, Layout
 from lit_align.core.errors import AlignError, ConfigError
 from lit_align.data.batching import Budget
+from lit_align.data.convert import CONVERSIONS, find_conversion
 from lit_align.data.module import PreferenceDataModule
 from lit_align.data.pipeline import fingerprint
 from lit_align.data.sampler import ResumableBatchSampler
@@ -78,6 +79,8 @@ def make_plan(wanted: Wanted) -> Plan:
         first = next(iter(built.values()))
         data = cast(PreferenceDataModule, first.datamodule)
         data.sets.method = _reader(first)
+        if data.recipe.convert not in (None, *CONVERSIONS):
+            find_conversion(str(data.recipe.convert), DataKind.PAIRS)
         train, held_out, pairs = _sources(data, wanted.out)
         methods = [_prepare(slug, cli, train, held_out) for slug, cli in built.items()]
         steps = _steps(first, data, train)

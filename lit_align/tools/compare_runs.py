@@ -26,7 +26,6 @@ from lit_align.core.forward import Scorer
 from lit_align.core.policy import load_base
 from lit_align.evaluation.compare_data import flat, write_whole
 from lit_align.evaluation.held_out import Asking, measure_policy
-from lit_align.evaluation.jsonl_file import JsonlFile
 from lit_align.tools.compare_plan import Method, Plan
 from lit_align.tools.export import read_checkpoint, restored_policy, saved_spec
 
@@ -201,12 +200,11 @@ def measure(run: Run, plan: Plan, asking: Asking) -> dict[str, Any]:
     spec = saved_spec(checkpoint)
     held_out = _measure(Scorer(restored_policy(checkpoint, spec)), plan, asking)
     footprint = json.loads((run.folder / _FOOTPRINT).read_text(encoding="utf-8"))
-    tokens = [row["num_tokens"] for row in JsonlFile(run.folder / _METRICS).read() if "num_tokens" in row]
     result = {
         "method": run.method.slug,
         "seed": run.seed,
         **footprint,
-        "tokens": tokens[-1] if tokens else 0,
+        "tokens": checkpoint["lit_align"]["num_tokens"],
         "asking": asking._asdict(),
         "versions": {"lit-align": __version__, "torch": torch.__version__},
         "held_out": held_out,
@@ -235,8 +233,8 @@ def _measure(scorer: Scorer, plan: Plan, asking: Asking) -> dict[str, Any]:
     finally:
         # The next training needs the memory.
         del scorer
-        gc.collect()
         if device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
 
 

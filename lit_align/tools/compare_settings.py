@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -69,9 +70,14 @@ class MethodSettings(LitAlignCLI):
     def _set_seed(self) -> None:
         """Nothing: each run has a seed of its own."""
 
+    @cached_property
+    def text(self) -> str:
+        """The settings as a file of them."""
+        return str(self.parser.dump(self.config, skip_none=False))
+
     def as_dict(self) -> dict[str, Any]:
-        """The settings as a configuration holds them."""
-        return cast(dict[str, Any], yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+        """The settings as a configuration holds them, to be changed."""
+        return cast(dict[str, Any], yaml.safe_load(self.text))
 
 
 def build_settings(slug: str, wanted: Wanted) -> MethodSettings:

@@ -153,11 +153,13 @@ def _refuse_another_form(name: str, file: Any, base: nn.Module) -> None:
 @torch.no_grad()
 def _merge_into(base: nn.Module, files: Sequence[Any], recipe: Recipe) -> list[Change]:
     """Change the weights of `base`; the changes of the models, and last of the result."""
-    combine: Callable[..., Tensor] = {
+    generator = torch.Generator().manual_seed(recipe.seed)
+    methods: dict[str, Callable[..., Tensor]] = {
         "linear": linear,
         "ties": partial(ties, density=recipe.density),
-        "dare_ties": partial(dare_ties, density=recipe.density, generator=torch.Generator().manual_seed(recipe.seed)),
-    }[recipe.method]
+        "dare_ties": partial(dare_ties, density=recipe.density, generator=generator),
+    }
+    combine = methods[recipe.method]
     squares, zeros, total = [0.0] * (len(files) + 1), [0] * (len(files) + 1), 0
     for name, parameter in base.named_parameters():
         exact = parameter.to(torch.float64 if parameter.dtype is torch.float64 else torch.float32)

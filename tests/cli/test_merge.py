@@ -167,7 +167,7 @@ class TestMistakes:
         ("arguments", "what"),
         [
             (["--base", "x", "--models", "y"], "--out must be given"),
-            (["--model", "x"], "--model"),
+            (["--model", "x"], "did you mean models?"),
             (["--base", "x", "--models", "y", "--out", "z", "--method", "median"], "median"),
         ],
     )

@@ -85,7 +85,7 @@ def test_a_policy_is_measured_as_it_is(tiny_model_dir, tmp_path):
     found = measure_policy(scorer, data, Asking(2, 5, 0.0), Precision(), batch_size=2)
     assert json.loads(json.dumps(found)) == found
     assert len(found["pairs"]["chosen_logps"]) == 3
-    assert [reply["prompt"] for reply in found["replies"]] == ["<s>say red ", "<s>say green "]
+    assert [reply["prompt"] for reply in found["replies"]] == ["say red ", "say green "]
     assert all(1 <= reply["tokens"] <= 5 for reply in found["replies"])
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
@@ -94,8 +94,8 @@ def test_a_policy_is_measured_as_it_is(tiny_model_dir, tmp_path):
         prompt = tokenizer(row["prompt"]).input_ids
         for side, place in (("chosen", 0), ("rejected", 2)):
             ids = [*prompt, *tokenizer(row["responses"][place], add_special_tokens=False).input_ids, 2]
-            ids = ids if ids[0] == 1 else [1, *ids]
-            start = len(ids) - found["pairs"][f"{side}_tokens"][index]
+            start = len(prompt)
+            assert found["pairs"][f"{side}_tokens"][index] == len(ids) - start
             logps = model(torch.tensor([ids])).logits[0, start - 1 : -1].log_softmax(-1)
             expected = logps.gather(-1, torch.tensor(ids[start:])[:, None]).sum()
             assert found["pairs"][f"{side}_logps"][index] == pytest.approx(expected.item(), abs=1e-3)

@@ -262,7 +262,8 @@ def test_kto(name, loss_type, seed):
     trainer = SimpleNamespace(
         accelerator=Accelerator(), model=model, ref_model=Returns(reference, reference_kl), aux_loss_enabled=False,
         calculate_KL=loss_type == "kto", precompute_ref_logps=False, loss_type=loss_type,
-        args=SimpleNamespace(gradient_checkpointing_kwargs=None), beta=0.2, desirable_weight=1.3, undesirable_weight=0.8,
+        args=SimpleNamespace(gradient_checkpointing_kwargs=None), beta=0.2, desirable_weight=1.3,
+        undesirable_weight=0.8,
         _metrics={"train": defaultdict(list), "eval": defaultdict(list)}, _total_train_tokens=0, _tp_size=1,
     )  # fmt: skip
     trainer._compute_kl_logps = MethodType(KTOTrainer._compute_kl_logps, trainer)

@@ -20,6 +20,10 @@ from lit_align.core.outputs import AlignedLogps, SequenceLogps
 W3 = "W3: bigram language model; to forget: 150 texts with token 7 twice or more; 150 texts each without it to retain and held out."
 
 
+ANCHORS = 4
+"""Samples of the reference beside each text that D2O is to forget."""
+
+
 def twice_bad(texts: Tensor) -> Tensor:
     """Texts with the bad token twice or more."""
     return (texts == BAD).sum(-1) >= 2
@@ -35,11 +39,6 @@ def logp(world: Bigram, state: Tensor, texts: Texts) -> Tensor:
     return per_seed(world.score(state, texts.seed, texts.prompt, texts.response), texts, world.seeds)
 
 
-def alone(labels: Labels, label: bool) -> Labels:
-    """All of them with one verdict."""
-    return labels._replace(label=torch.full_like(labels.seed, label, dtype=torch.bool))
-
-
 @experiment(
     claim="Unlearning with NPO ruins other texts less than gradient ascent; with a retain term or anchors (D2O) hardly at all",
     paper="NPO, arXiv 2404.05868; D2O, 2403.03419",
@@ -52,8 +51,13 @@ def unlearning(run: Run) -> None:
     forget, retain, held_out = (
         world.keep(world.filtered(150, accept)) for accept in (twice_bad, never_bad, never_bad)
     )
-    bad, kept, unseen = world.imitate(forget), world.imitate(retain), world.imitate(held_out)
-    negatives = alone(world.labels(forget[:0], forget), False)
+    bad, unseen = world.imitate(forget), world.imitate(held_out)
+    anchors = world.keep(world.filtered(ANCHORS * 150, never_bad))
+    data = {
+        "NPO": world.labels(forget[:0], forget),
+        "NPO + retain": world.labels(retain, forget),
+        "D2O": world.lists([*anchors.view(ANCHORS, 150), forget]),
+    }
 
     def report(label: str, state: Tensor) -> None:
         run.measure(label, retained=logp(world, state, unseen), forgotten=logp(world, state, bad))
@@ -64,13 +68,12 @@ def unlearning(run: Run) -> None:
     report("reference", world.state(world.start()))
     ascent = Objective(world, method("SFT"), bad)
     report("gradient ascent", trained(lambda theta: -ascent(theta)))
-    for one in run.present(method("NPO", beta=0.1), method("NPO", "NPO + retain", beta=0.1), method("D2O", beta=0.1, alpha=0.1)):
-        loss = Objective(world, one, negatives)
-        if one.label == "NPO + retain":
-            keep = Objective(world, method("SFT"), kept)
-            report(one.label, trained(lambda theta, loss=loss, keep=keep: loss(theta) + keep(theta)))
-        else:
-            report(one.label, trained(loss))
+    for one in run.present(
+        method("NPO", beta=0.1),
+        method("NPO", "NPO + retain", beta=0.1, retain_weight=1.0),
+        method("D2O", beta=0.1, alpha=0.1),
+    ):
+        report(one.label, trained(Objective(world, one, data[one.label])))
     run.expect_order("retained", "<", "gradient ascent", "NPO", "NPO + retain")
     run.expect_order("retained", "<", "NPO", "D2O")
     for label in ("NPO", "D2O"):
@@ -184,7 +187,7 @@ class Judged:
         terms = module.losses(
             SequenceLogps(plain.sum(1), lengths), SequenceLogps(conditioned.sum(1), lengths), tokens, self.label
         )
-        return reduced(as_terms(terms), lengths, None)
+        return reduced(as_terms(terms), lengths)
 
 
 THRESHOLD = 1.1

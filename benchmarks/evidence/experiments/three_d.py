@@ -36,7 +36,7 @@ def pairwise_methods() -> list[Method]:
     for name in sorted(lit_align.__all__):
         cls = getattr(lit_align, name)
         if isinstance(cls, type) and issubclass(cls, PairwiseModule):
-            own = {"beta": 0.5} if method(name).build().hparams.get("beta") is not None else {}
+            own = {"beta": 0.5} if "beta" in vars(method(name).build()) else {}
             found.append(method(name, **SETTINGS.get(name, own)))
     return found
 

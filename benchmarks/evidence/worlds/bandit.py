@@ -11,34 +11,50 @@ from evidence.worlds.data import Labels, Lists, Pairs, with_rewards
 PROMPTS, RESPONSES, FEATURES = 16, 20, 6
 
 
-class Bandit(TableWorld):
+class LogLinear(TableWorld):
     """Policy = reference * exp(X theta), renormalised; responses with like features move together.
+
+    Args:
+        features: X, [S, P, V, d].
+        reference: [S, P, V] log-probabilities of the reference.
+    """
+
+    def __init__(self, features: Tensor, reference: Tensor) -> None:
+        self.seeds = len(features)
+        self.features, self.reference = features, reference
+
+    def start(self) -> Tensor:
+        """Zeros [S, d]: the reference."""
+        return torch.zeros(self.seeds, self.features.shape[-1], dtype=torch.float64)
+
+    def state(self, theta: Tensor) -> Tensor:
+        """Log-probabilities [S, P, V]."""
+        return (self.reference + self.value(theta)).log_softmax(-1)
+
+    def value(self, direction: Tensor) -> Tensor:
+        """X direction, [S, P, V], of a direction [S, d]."""
+        return torch.einsum("spvd,sd->spv", self.features, direction)
+
+
+class Bandit(LogLinear):
+    """The world of most experiments.
 
     Args:
         seeds: number of seeds, from 0.
     """
 
     def __init__(self, seeds: int) -> None:
-        self.seeds = seeds
         self.generators = generators(seeds)
         drawn = [self._draw(generator) for generator in self.generators]
-        self.features, base, taste = (torch.stack(part) for part in zip(*drawn, strict=True))
-        self.reference = torch.einsum("spvd,sd->spv", self.features, base).log_softmax(-1)
-        self.reward = torch.einsum("spvd,sd->spv", self.features, taste)
+        features, base, taste = (torch.stack(part) for part in zip(*drawn, strict=True))
+        super().__init__(features, torch.einsum("spvd,sd->spv", features, base).log_softmax(-1))
+        self.reward = self.value(taste)
 
     @staticmethod
     def _draw(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         features = torch.randn(PROMPTS, RESPONSES, FEATURES, generator=generator, dtype=torch.float64)
         base = 0.5 * torch.randn(FEATURES, generator=generator, dtype=torch.float64)
         return features, base, torch.randn(FEATURES, generator=generator, dtype=torch.float64)
-
-    def start(self) -> Tensor:
-        """Zeros [S, 6]: the reference."""
-        return torch.zeros(self.seeds, FEATURES, dtype=torch.float64)
-
-    def state(self, theta: Tensor) -> Tensor:
-        """Log-probabilities [S, 16, 20]."""
-        return (self.reference + torch.einsum("spvd,sd->spv", self.features, theta)).log_softmax(-1)
 
     def pairs(self, number: int = 256, reward: Tensor | None = None) -> Pairs:
         """Pairs drawn from the reference and labelled by Bradley-Terry; equal responses are dropped.

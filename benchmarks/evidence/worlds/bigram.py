@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from evidence.worlds.base import World, generators
-from evidence.worlds.data import Labels, Pairs, Texts
+from evidence.worlds.data import Labels, Lists, Pairs, Texts
 
 TOKENS, PLACES = 8, 6
 GOOD, BAD, FIRST = 3, 7, 0
@@ -79,6 +79,13 @@ class Bigram(World):
         label = (torch.arange(len(response)) < len(good)).repeat(self.seeds)
         return Labels(*self._index(len(response)), response.repeat(self.seeds), label)
 
+    def lists(self, columns: list[Tensor]) -> Lists:
+        """Lists of texts, each column [N] indices into the pool; the last one's score is 0, the others' 1."""
+        responses = torch.stack(columns, 1).repeat(self.seeds, 1)
+        scores = torch.ones(responses.shape, dtype=torch.float64)
+        scores[:, -1] = 0
+        return Lists(*self._index(len(columns[0])), responses, scores)
+
     def imitate(self, texts: Tensor) -> Texts:
         """Texts, [N] indices into the pool."""
         return Texts(*self._index(len(texts)), texts.repeat(self.seeds))
@@ -103,9 +110,9 @@ class Bigram(World):
     # ------------------------------------------------------------------ scoring
 
     def tokens(self, state: Tensor, seed: Tensor, response: Tensor) -> Tensor:
-        """Log-probabilities [B, 6] of texts' tokens."""
+        """Log-probabilities [..., 6] of texts' tokens."""
         text = self.texts[seed, response]
-        return state[seed[:, None], before(text), text]
+        return state[seed[..., None], before(text), text]
 
     def score(self, state: Tensor, seed: Tensor, prompt: Tensor, response: Tensor) -> Tensor:
         """Log-probabilities [B] of texts."""
