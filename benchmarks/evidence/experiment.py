@@ -147,11 +147,12 @@ class Run:
         direction = 1 if sign == ">" else -1
         gaps = [direction * (a - b) - by for a, b in zip(one, two, strict=True)]
         mean, half_width = interval([a - b for a, b in zip(one, two, strict=True)])
-        margin = f" {'+' if direction > 0 else '-'} {by:g}" if by else ""
+        shown = right if isinstance(right, str) else f"{right:.6g}"
+        margin = f" {'+' if direction * by > 0 else '-'} {abs(by):g}" if by else ""
         self.expectations.append(
             {
                 "measure": measure,
-                "text": f"{left} {sign} {right}{margin}",
+                "text": f"{left} {sign} {shown}{margin}",
                 "note": note,
                 "left": interval(one).mean,
                 "right": interval(two).mean,
@@ -195,7 +196,7 @@ class Run:
         self.plots += [{"measure": measure} for measure in measures if measure in self.measures]
 
     def result(self, seconds: float) -> dict[str, Any]:
-        """Everything as one JSON object."""
+        """Everything as one JSON object; seconds are those of the processor, on one core."""
         about = self.experiment
         return {
             "experiment": about.slug,
@@ -219,9 +220,9 @@ class Run:
 
 def execute(about: Experiment, shrink: float = 1.0, seeds: int = 0) -> dict[str, Any]:
     """Run one experiment; the state of the global random generator is left as it was."""
-    started = time.perf_counter()
+    started = time.process_time()
     run = Run(about, shrink, seeds)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         about.function(run)
-    return run.result(time.perf_counter() - started)
+    return run.result(time.process_time() - started)

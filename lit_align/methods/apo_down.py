@@ -1,4 +1,5 @@
-"""APO-down: D'Oosterlinck et al. 2024, "Anchored Preference Optimization and Contrastive Revisions".
+"""APO-down: D'Oosterlinck et al. 2024, "Anchored Preference Optimization and Contrastive Revisions: Addressing
+Underspecification in Alignment".
 
 https://arxiv.org/abs/2408.06266, Eq. 8 (so TRL's code). DPO fixes only the difference between the responses.
 Anchored preference optimization (APO) says for each response where it should go: here both down, the rejected one

@@ -1,4 +1,5 @@
-"""APO-zero: D'Oosterlinck et al. 2024, "Anchored Preference Optimization and Contrastive Revisions".
+"""APO-zero: D'Oosterlinck et al. 2024, "Anchored Preference Optimization and Contrastive Revisions: Addressing
+Underspecification in Alignment".
 
 https://arxiv.org/abs/2408.06266, Eq. 7 (so TRL's code). DPO fixes only the difference between the responses: both may
 become less likely. Anchored preference optimization (APO) says for each response by itself where it should go,

@@ -1,4 +1,5 @@
-"""APO-zero, unpaired: D'Oosterlinck et al. 2024, "Anchored Preference Optimization and Contrastive Revisions".
+"""APO-zero, unpaired: D'Oosterlinck et al. 2024, "Anchored Preference Optimization and Contrastive Revisions:
+Addressing Underspecification in Alignment".
 
 https://arxiv.org/abs/2408.06266, Eq. 7, a term for each response of a pair: here each term stands alone, so that
 completions need no partner. It is KTO with 0 as its reference point: desirable completions become likelier than

@@ -1,4 +1,5 @@
-"""chiPO: Huang et al. 2024, "Correcting the Mythos of KL-Regularization".
+"""chiPO: Huang et al. 2024, "Correcting the Mythos of KL-Regularization: Direct Alignment without Overoptimization via
+Chi-Squared Preference Optimization".
 
 https://arxiv.org/abs/2407.13399, Algorithm 1: DPO's Eq. 7 with z + log z in place of log z, z being the probability of
 a response under the policy over that under the reference. It adds a chi-squared divergence to the KL divergence, which

@@ -1,4 +1,5 @@
-"""CPO: Xu et al. 2024, "Contrastive Preference Optimization: Pushing the Boundaries of LLM Performance in [...]".
+"""CPO: Xu et al. 2024, "Contrastive Preference Optimization: Pushing the Boundaries of LLM Performance in Machine
+Translation".
 
 https://arxiv.org/abs/2401.08417, Eq. 3 (so TRL's code names the preference term), plus the negative log-likelihood of
 the chosen responses. DPO whose reference is uniform and so drops out: the chosen response must be likelier than the

@@ -1,4 +1,5 @@
-"""D2O: Duan et al. 2024, "Negating Negatives: Alignment with Human Negative Samples".
+"""D2O: Duan et al. 2024, "Negating Negatives: Alignment with Human Negative Samples via Distributional Dispreference
+Optimization".
 
 https://arxiv.org/abs/2403.03419 (equation number not checked). Needs no response that anyone has chosen: the model's
 own samples, on average, are preferred to a response that people reject. The average anchors the model where it writes

@@ -1,4 +1,5 @@
-"""DPO-COV: Chen et al. 2025, "Provably Mitigating Corruption, Overoptimization, and Verbosity Simultaneously [...]".
+"""DPO-COV: Chen et al. 2025, "Provably Mitigating Corruption, Overoptimization, and Verbosity Simultaneously in Offline
+and Online RLHF/DPO Alignment".
 
 https://arxiv.org/abs/2510.05526; of its reward-model form RLHF-COV (Eqs. 10 and 11 of the ICLR submission) this is the
 offline counterpart. Three remedies in one loss: a noise variable for each pair explains away labels that the policy

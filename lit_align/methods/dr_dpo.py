@@ -1,4 +1,5 @@
-"""Dr. DPO: Wu et al. 2024, "Towards Robust Alignment of Language Models: Distributionally Robustifying [DPO]".
+"""Dr. DPO: Wu et al. 2024, "Towards Robust Alignment of Language Models: Distributionally Robustifying Direct
+Preference Optimization".
 
 https://arxiv.org/abs/2407.07880 (equation number not checked). A soft minimum over the pairs in place of the mean:
 pairs with a large loss, whose labels are likely to be wrong, count less, and the less the smaller beta' is.

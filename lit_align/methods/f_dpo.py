@@ -1,4 +1,5 @@
-"""f-DPO: Wang et al. 2023, "Beyond Reverse KL".
+"""f-DPO: Wang et al. 2023, "Beyond Reverse KL: Generalizing Direct Preference Optimization with Diverse Divergence
+Constraints".
 
 https://arxiv.org/abs/2309.16240, DPO's Eq. 7 with f'(u) in place of log u, where u is the probability of a response
 under the policy over that under the reference. f belongs to the divergence that holds the policy to its reference;

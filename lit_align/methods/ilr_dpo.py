@@ -1,4 +1,5 @@
-"""iLR-DPO: Liu et al. 2024, "Iterative Length-Regularized Direct Preference Optimization".
+"""iLR-DPO: Liu et al. 2024, "Iterative Length-Regularized Direct Preference Optimization: A Case Study on Improving 7B
+Language Models to GPT-4 Level".
 
 https://arxiv.org/abs/2406.11817, the loss of R-DPO (DPO's Eq. 7 with a price of length) in rounds. In each round the
 present policy answers every prompt several times, a reward model scores the answers, the best and the worst become a

@@ -1,4 +1,5 @@
-"""NS-DPO: Son et al. 2024, "Right Now, Wrong Then: Non-Stationary Direct Preference Optimization [...]".
+"""NS-DPO: Son et al. 2024, "Right Now, Wrong Then: Non-Stationary Direct Preference Optimization under Preference
+Drift".
 
 https://arxiv.org/abs/2407.18676 (equation number not checked). Preferences change with time; each pair's loss is
 weighted by gamma^(current_time - timestamp - 1), so that old ones are forgotten. With gamma 1 and a `window` it is the

@@ -1,4 +1,5 @@
-"""Pairwise CRINGE: Xu et al. 2023, "Some things are more CRINGE than others: Iterative Preference [...]".
+"""Pairwise CRINGE: Xu et al. 2023, "Some things are more CRINGE than others: Iterative Preference Optimization with the
+Pairwise Cringe Loss".
 
 https://arxiv.org/abs/2312.16682 (equation number not checked), on the token loss of Adolphs et al. 2022, "The CRINGE
 Loss", https://arxiv.org/abs/2211.05826. The chosen response is imitated; each token of the rejected one is contrasted

@@ -1,4 +1,5 @@
-"""RPO: Liu et al. 2024, "Provably Mitigating Overoptimization in RLHF".
+"""RPO: Liu et al. 2024, "Provably Mitigating Overoptimization in RLHF: Your SFT Loss is Implicitly an Adversarial
+Regularizer".
 
 https://arxiv.org/abs/2405.16436, DPO's Eq. 7 plus a weighted negative log-likelihood of the chosen responses. DPO alone
 may lower the likelihood of both responses; the second term, which the paper derives from a reward that an adversary

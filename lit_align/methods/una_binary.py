@@ -1,4 +1,5 @@
-"""UNA, labels: Wang et al. 2024, "UNA: Unifying Alignments of RLHF/PPO, DPO and KTO".
+"""UNA, labels: Wang et al. 2024, "UNA: Unifying Alignments of RLHF/PPO, DPO and KTO by a Generalized Implicit Reward
+Function".
 
 https://arxiv.org/abs/2408.15339 (equation number not checked). The implicit reward, beta * log(policy / reference), is
 the logit of a completion's being desirable; cross-entropy or squared error fits it to thumbs up and down.

@@ -1,4 +1,5 @@
-"""UNA, pairs: Wang et al. 2024, "UNA: Unifying Alignments of RLHF/PPO, DPO and KTO".
+"""UNA, pairs: Wang et al. 2024, "UNA: Unifying Alignments of RLHF/PPO, DPO and KTO by a Generalized Implicit Reward
+Function".
 
 https://arxiv.org/abs/2408.15339. For pairs the objective is DPO's (Rafailov et al. 2023, Eq. 7), with beta 0.03: the
 difference of implicit rewards, beta * log(policy / reference), is fitted to the preference. `una_binary.py` and

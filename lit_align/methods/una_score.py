@@ -1,4 +1,5 @@
-"""UNA, scores: Wang et al. 2024, "UNA: Unifying Alignments of RLHF/PPO, DPO and KTO".
+"""UNA, scores: Wang et al. 2024, "UNA: Unifying Alignments of RLHF/PPO, DPO and KTO by a Generalized Implicit Reward
+Function".
 
 https://arxiv.org/abs/2408.15339 (equation number not checked). Regresses the implicit reward,
 beta * log(policy / reference), onto what a reward model or a judge says: squeezed into [0, 1] by a sigmoid, or not.

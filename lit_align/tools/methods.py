@@ -16,7 +16,7 @@ from lit_align.tools.command import explained
 
 _TITLE = re.compile(r'^(?P<name>[^:]+): (?P<authors>.+? (?P<year>\d{4})), "(?P<title>[^"]+)"')
 _WHEN = re.compile(r"When: (?P<sentence>.+?)\.(?= |$)")
-_LINK = re.compile(r"https?://[^\s,)]+")
+_LINK = re.compile(r"https?://[^\s,;)]+")
 
 _MARKS = ("<!-- methods:start -->", "<!-- methods:end -->")
 """Lines between which a Markdown file holds the table."""

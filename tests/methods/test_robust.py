@@ -17,7 +17,6 @@ from lit_align.callbacks import ExactResume, RunCheckpoint
 from lit_align.core.batch import Layout
 from lit_align.core.errors import ConfigError
 from lit_align.core.layout import build_rows
-from lit_align.core.moments import ExponentialMoments
 from lit_align.core.outputs import PairLogps
 from lit_align.methods.beta_dpo import dynamic_beta, gumbel_keys
 from lit_align.methods.dpo_cov import noise_of
@@ -104,36 +103,12 @@ def test_the_soft_minimum_lies_between_mean_and_minimum(beta_prime, expected):
 # -------------------------------------------------------------------- running averages
 
 
-def test_averages_start_at_nothing_and_take_a_batch_in_before_they_are_read():
-    moments = ExponentialMoments(0.9)
-    first = moments(GAPS)
-    std = GAPS.std().item()
-    assert (first.mean.item(), first.std.item()) == pytest.approx((0.1 * -2 / 3, 0.1 * std))
-    second = moments(GAPS + 1)
-    assert (second.mean.item(), second.std.item()) == pytest.approx((0.9 * 0.1 * -2 / 3 + 0.1 / 3, 0.19 * std))
-
-
-def test_evaluation_leaves_the_averages_as_they_are():
-    moments = ExponentialMoments(0.9).eval()
-    assert moments(GAPS) == (pytest.approx(-2 / 3), pytest.approx(GAPS.std().item()))
-    moments.train()(GAPS)
-    before = {name: value.clone() for name, value in moments.state_dict().items()}
-    moments.eval()(GAPS + 100)
-    assert all(torch.equal(value, before[name]) for name, value in moments.state_dict().items())
-
-
 def test_the_averages_of_alpha_dpo_are_the_published_ones():
     module = build("AlphaDPO")
     module.losses(*V3)
     assert module.moments.mean.mean.item() == pytest.approx(-0.00680555555556, rel=1e-9)
     assert module.moments.std.mean.item() == pytest.approx(0.0247989601783, rel=1e-9)
     assert {"moments.mean.mean", "moments.std.mean"} <= module.saved_names(module.state_dict())
-
-
-def test_batches_of_one_pair_have_no_spread():
-    moments = ExponentialMoments(0.9)(t(3.0))
-    assert moments.std == 0
-    assert moments.standardised(t(3.0)).tolist() == [0.0]
 
 
 # -------------------------------------------------------------------- beta-DPO

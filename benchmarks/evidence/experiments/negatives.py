@@ -13,7 +13,7 @@ from evidence.training import train
 from evidence.worlds.base import per_seed
 from evidence.worlds.bigram import BAD, Bigram, before
 from evidence.worlds.data import Labels, Texts
-from evidence.worlds.tabular import Tabular, one_prompt
+from evidence.worlds.linear import TwoResponses
 from lit_align.core.kinds import as_terms
 from lit_align.core.outputs import AlignedLogps, SequenceLogps
 
@@ -88,13 +88,13 @@ def unlearning(run: Run) -> None:
 @experiment(
     claim="NPO's divergence slows down like a logarithm of time where gradient ascent's grows linearly",
     paper="NPO, arXiv 2404.05868",
-    world="W4: one text against all others, a single probability.",
+    world="One parameter: the log-odds of one text against all others.",
     budget="10000 gradient steps of 0.1, beta 0.1",
     seeds=1,
 )
 def unlearning_speed(run: Run) -> None:
     """Log-probability of the text after 100, 1000 and 10000 steps."""
-    world = Tabular(one_prompt([0.5, 0.5]), one_prompt([1.0, 1.0]))
+    world = TwoResponses(torch.ones(1, 1, 1, dtype=torch.float64))
     zero = torch.zeros(1, dtype=torch.long)
     ends = {run.steps(number): number for number in (100, 1000, 10000)}
     ascent = Objective(world, method("SFT"), Texts(zero, zero, zero))
@@ -107,7 +107,7 @@ def unlearning_speed(run: Run) -> None:
         def note(step: int, theta: Tensor, label: str = label) -> None:
             if step in ends:
                 name = f"{label}, {ends[step]} steps"
-                run.measure(name, logp=theta.log_softmax(-1)[:, 0, 0])
+                run.measure(name, logp=world.state(theta)[:, 0, 0])
                 lines.setdefault(label, {})[ends[step]] = name
 
         train(objective, world.start(), max(ends), 0.1, "sgd", after_step=note)
