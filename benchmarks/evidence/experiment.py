@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import pkgutil
 import time
@@ -167,7 +168,7 @@ class Run:
     def expect_order(self, measure: str, sign: str, *labels: str) -> None:
         """Expect a chain of inequalities; labels that are awaited are left out."""
         known = [label for label in labels if label in self.measures.get(measure, {})]
-        for left, right in zip(known, known[1:], strict=False):
+        for left, right in itertools.pairwise(known):
             self.expect(measure, left, sign, right)
 
     def compare_with_spec(self, measure: str, label: str, values: Iterable[float]) -> None:

@@ -61,7 +61,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
             axis.set_visible(False)
         seeds = f"{result['seeds']} seeds, mean and 95 % interval" if result["seeds"] > 1 else "exact, no seeds"
         figure.supxlabel(
-            f"{verdict} - {seeds} - {result['budget']}", x=0.01, ha="left", fontsize=7.5, color=VERDICTS.get(verdict, PALE)
+            f"{verdict} - {seeds} - {result['budget']}",
+            x=0.01,
+            ha="left",
+            fontsize=7.5,
+            color=VERDICTS.get(verdict, PALE),
         )
         drawn = io.BytesIO()
         figure.savefig(drawn, metadata={"Software": None})
@@ -72,7 +76,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def _bars(axis: Axes, measure: str, result: dict[str, Any], labels: bool) -> None:
     values = result["measures"][measure]
     # Rows are the labels of all measures, so that panels side by side line up.
-    names = list(dict.fromkeys(label for plot in result["plots"] or [{"measure": measure}] for label in result["measures"][plot["measure"]]))
+    names = list(
+        dict.fromkeys(
+            label for plot in result["plots"] or [{"measure": measure}] for label in result["measures"][plot["measure"]]
+        )
+    )
     for row, label in enumerate(names):
         own = values.get(label)
         if own is None:
@@ -95,7 +103,9 @@ def _lines(axis: Axes, plot: dict[str, Any], result: dict[str, Any]) -> None:
         x = [point[0] for point in points]
         means, widths = zip(*(interval(values[label]) for _, label in points), strict=True)
         widths = [0 if math.isnan(width) else width for width in widths]
-        axis.errorbar(x, means, yerr=widths, color=colour, marker="o", markersize=3, capsize=2, linewidth=1.2, label=line)
+        axis.errorbar(
+            x, means, yerr=widths, color=colour, marker="o", markersize=3, capsize=2, linewidth=1.2, label=line
+        )
     if plot["log_x"]:
         axis.set_xscale("log")
     axis.grid(color=GRID, linewidth=0.6)

@@ -10,6 +10,7 @@ from lit_align.evaluation.intervals import over_runs
 
 Verdict = Literal["held", "mixed", "not held"]
 
+
 class Interval(NamedTuple):
     """A mean and what it may be off by."""
 

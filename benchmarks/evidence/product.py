@@ -11,8 +11,7 @@ import lit_align
 from evidence.worlds.base import World
 from evidence.worlds.data import Data, Lists, Pairs, Texts, parts, take
 from lit_align.core.batch import Counts
-from lit_align.core.kinds import as_terms
-from lit_align.core.module import AlignmentModule
+from lit_align.core.kinds import LanguageModelModule, as_terms
 from lit_align.core.outputs import ListLogps, PairLogps, SequenceLogps, Term, reduce_terms
 
 Inputs = PairLogps | SequenceLogps | ListLogps
@@ -90,14 +89,22 @@ class Objective:
         method: method and settings.
         data: examples of all seeds.
         reference: parameters of the reference; the world's start where None.
+        modules: one per seed, to go on with the statistics of another objective; new ones where None.
     """
 
-    def __init__(self, world: World, method: Method, data: Data, reference: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        method: Method,
+        data: Data,
+        reference: Tensor | None = None,
+        modules: list[LanguageModelModule] | None = None,
+    ) -> None:
         self.world, self.method = world, method
         self.slices = parts(data, world.seeds)
         rows = torch.cat([torch.arange(1, where.stop - where.start + 1) for where in self.slices])
         self.data = data = data._replace(facts={"source_rows": rows, **data.facts})
-        self.modules = [method.build() for _ in range(world.seeds)]
+        self.modules = modules or [method.build() for _ in range(world.seeds)]
         self.reference_theta = world.start() if reference is None else reference
         self.pieces = [take(data, where) for where in self.slices]
         self.coupled = self._is_coupled()
@@ -199,6 +206,30 @@ class Objective:
                     if values.shape != self.data.seed.shape or not torch.allclose(values[where], term.values):
                         return True
         return False
+
+
+class Minibatches:
+    """The same on one part of the examples after the other, as a training loop without shuffling takes them.
+
+    Args:
+        world: where log-probabilities come from.
+        method: method and settings.
+        data: examples of all seeds.
+        number: parts that each seed's examples are dealt into.
+    """
+
+    def __init__(self, world: World, method: Method, data: Data, number: int) -> None:
+        place = torch.cat([torch.arange(where.stop - where.start) for where in parts(data, world.seeds)])
+        self.objectives: list[Objective] = []
+        for part in range(number):
+            modules = self.objectives[0].modules if self.objectives else None
+            self.objectives.append(Objective(world, method, take(data, place % number == part), modules=modules))
+        self.step = 0
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """Losses [S] of the next part."""
+        self.step += 1
+        return self.objectives[(self.step - 1) % len(self.objectives)](theta)
 
 
 def _same(one: Tensor, two: Tensor) -> bool:

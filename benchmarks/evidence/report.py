@@ -38,7 +38,9 @@ def write_table(folder: Path, known: list[str]) -> None:
 
 
 def _page(results: dict[str, Any], known: list[str]) -> list[str]:
-    counts = {verdict: sum(r["verdict"] == verdict for r in results.values()) for verdict in ("held", "mixed", "not held")}
+    counts = {
+        verdict: sum(r["verdict"] == verdict for r in results.values()) for verdict in ("held", "mixed", "not held")
+    }
     without = [name for name in known if name not in results or results[name]["verdict"] is None]
     inequalities = [e for result in results.values() for e in result["expectations"]]
     lines = [
@@ -46,9 +48,9 @@ def _page(results: dict[str, Any], known: list[str]) -> list[str]:
         "",
         "Made by `python benchmarks/evidence/run.py`; how to read it: [../README.md](../README.md).",
         "",
-        f"{len(results)} experiments with {len(inequalities)} inequalities: {counts['held']} held, {counts['mixed']} mixed, "
-        f"{counts['not held']} not held"
-        + (f"; without a result: {', '.join(without)}." if without else "."),
+        f"{len(results)} experiments: {counts['held']} held, {counts['mixed']} mixed, {counts['not held']} not held"
+        + (f"; without a result: {', '.join(without)}." if without else ".")
+        + f" Of {len(inequalities)} inequalities {sum(e['verdict'] == 'held' for e in inequalities)} held.",
         "",
         "| experiment | claim | inequalities held | verdict |",
         "|---|---|---|---|",
@@ -56,11 +58,21 @@ def _page(results: dict[str, Any], known: list[str]) -> list[str]:
     for name, result in results.items():
         held = sum(e["verdict"] == "held" for e in result["expectations"])
         lines.append(
-            f"| [{name}](#{name}) | {result['claim']} | {held} of {len(result['expectations'])} | {MARKS[result['verdict']]} |"
+            f"| [{name}](#{name}) | {result['claim']} "
+            f"| {held} of {len(result['expectations'])} | {MARKS[result['verdict']]} |"
         )
+    lines += ["", "## By method", "", "| method | experiments |", "|---|---|", *_by_method(results)]
     for result in results.values():
         lines += ["", *_section(result)]
     return lines
+
+
+def _by_method(results: dict[str, Any]) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for name, result in results.items():
+        for method in {method["class"] for method in result["methods"]}:
+            found.setdefault(method, []).append(f"[{name}](#{name})")
+    return [f"| {method} | {', '.join(found[method])} |" for method in sorted(found, key=str.lower)]
 
 
 def _section(result: dict[str, Any]) -> list[str]:
@@ -77,13 +89,17 @@ def _section(result: dict[str, Any]) -> list[str]:
         "",
     ]
     if result["expectations"]:
-        lines += ["| measure | expected | left | right | left - right | held in | verdict |", "|---|---|---|---|---|---|---|"]
+        lines += [
+            "| measure | expected | left | right | left - right | held in | verdict |",
+            "|---|---|---|---|---|---|---|",
+        ]
         for e in result["expectations"]:
             note = f" ({e['note']})" if e["note"] else ""
             spread = "" if e["half_width"] is None else f" ± {_number(e['half_width'])}"
             lines.append(
-                f"| {e['measure'].replace('_', ' ')} | {e['text']}{note} | {_number(e['left'])} | {_number(e['right'])} "
-                f"| {_number(e['difference'])}{spread} | {e['held_in']} of {e['of']} | {MARKS[e['verdict']]} |"
+                f"| {e['measure'].replace('_', ' ')} | {e['text']}{note} | {_number(e['left'])} "
+                f"| {_number(e['right'])} | {_number(e['difference'])}{spread} "
+                f"| {e['held_in']} of {e['of']} | {MARKS[e['verdict']]} |"
             )
         lines.append("")
     if result["discussion"]:
@@ -92,7 +108,8 @@ def _section(result: dict[str, Any]) -> list[str]:
         lines += ["Beside the numbers of the specs' own runs (other draws, unless they agree):", ""]
         lines += ["| measure | method | specs, by seed | here, by seed |", "|---|---|---|---|"]
         lines += [
-            f"| {row['measure'].replace('_', ' ')} | {row['label']} | {_numbers(row['spec'])} | {_numbers(row['here'])} |"
+            f"| {row['measure'].replace('_', ' ')} | {row['label']} "
+            f"| {_numbers(row['spec'])} | {_numbers(row['here'])} |"
             for row in result["spec"]
         ]
         lines.append("")

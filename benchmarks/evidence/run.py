@@ -20,14 +20,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The package, and not its folder, on the path: its modules import each other as `evidence...`.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from evidence import report
-from evidence.experiment import execute, load_all
-
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> int:
     """Parse arguments, run, write; the number of experiments that failed or do not exist."""
+    from evidence import report
+    from evidence.experiment import execute, load_all
+
     parser = argparse.ArgumentParser(description="Small CPU experiments behind the claims of the papers.")
     parser.add_argument("names", nargs="*", metavar="EXPERIMENT", help="which ones; all where none is named")
     parser.add_argument("--list", action="store_true", help="list them and leave")

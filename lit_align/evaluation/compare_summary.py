@@ -11,6 +11,11 @@ from lit_align import __version__
 from lit_align.evaluation.compare_table import cells_of, cells_of_initial, verdicts
 
 _RUN = ("method", "seed", "steps", "seconds", "tokens", "peak_bytes", "memory", "device", "versions")
+_MOST_WARNINGS = 3
+_HOLD = "Told apart is what neither the seeds nor the choice of held-out examples explain."
+_HOLD_OF_ONE_SEED = (
+    "Told apart is what the choice of held-out examples does not explain; another seed may turn it around."
+)
 
 
 def summarise(
@@ -45,6 +50,7 @@ def summarise(
         "initial": {"cells": cells_of_initial(initial)},
         "methods": rows,
         "verdicts": verdicts(cells),
+        "verdicts_hold": _HOLD if len(about["seeds"]) > 1 else _HOLD_OF_ONE_SEED,
         "notes": [*_how_measured(about, counts, initial), *_how_different(about, rows, runs), *_failed(failures)],
         "runs": [{name: run[name] for name in _RUN} for run in runs],
     }
@@ -99,6 +105,15 @@ def _how_different(
         for run in runs
         if run["steps"] != about["steps"]
     ]
+    notes += [
+        f"{row['method']}: without the {' and '.join(row['left_out'])} of its own configuration, which others have not."
+        for row in rows
+        if row["left_out"]
+    ]
+    for row in rows:
+        said = list(dict.fromkeys(w for run in runs if run["method"] == row["method"] for w in run["warnings"]))
+        more = f" (and {len(said) - _MOST_WARNINGS} more, in its logs)" if len(said) > _MOST_WARNINGS else ""
+        notes += [f"{row['method']} warned: {'; '.join(said[:_MOST_WARNINGS])}{more}"] if said else []
     of = {"GPU": "of tensors on the GPU", "process": "of the whole process in the main memory, libraries included"}
     notes.append(f"Peak memory is that {' or '.join(sorted({of[run['memory']] for run in runs}))}.")
     for name, values in (

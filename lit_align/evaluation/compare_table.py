@@ -180,7 +180,8 @@ def below(comparison: Mapping[str, Any]) -> list[str]:
     """What stands below the table: what its marks mean, what it tells apart, and notes."""
     used = set(marks(_by_method(comparison)).values())
     meanings = [meaning for mark, meaning in MARKS.items() if mark in used]
-    return [*meanings, *comparison["verdicts"], *comparison["notes"]]
+    said = [*comparison["verdicts"], comparison["verdicts_hold"]] if comparison["verdicts"] else []
+    return [*meanings, *said, *comparison["notes"]]
 
 
 def as_text(comparison: Mapping[str, Any], width: int) -> str:

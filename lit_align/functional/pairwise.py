@@ -24,6 +24,20 @@ def logistic(margins: Tensor, label_smoothing: float = 0.0) -> Tensor:
     return -(1 - label_smoothing) * logsigmoid(margins) - label_smoothing * logsigmoid(-margins)
 
 
+def squared_errors(chosen: Tensor, rejected: Tensor, target: float) -> Tensor:
+    """Squared distances of the chosen value from a target and of the rejected one from its negative.
+
+    Args:
+        chosen: [B], nats, with gradient.
+        rejected: [B], nats, with gradient.
+        target: nats.
+
+    Returns:
+        [B], nats squared, summed over the two.
+    """
+    return (chosen - target).square() + (rejected + target).square()
+
+
 def value_with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     """The one's value, the other's gradient: for losses that couple examples of several ranks.
 

@@ -8,8 +8,8 @@ The loss couples the examples of a micro-batch, of all ranks: larger batches est
 accumulating micro-batches does not replace them.
 Each example is given the loss of the place at which its margin stands.
 
-Differs: TRL 1.16 sorts within each process; here all ranks' margins are sorted together. In TRL before 0.28 the name
-`aot` meant the unpaired form (`aot_unpaired.py`).
+Differs: TRL 1.16 sorts within each process; here all ranks' margins are sorted together. In TRL before about 0.28 the
+name `aot` meant the unpaired form (`aot_unpaired.py`).
 """
 
 from __future__ import annotations

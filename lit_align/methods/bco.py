@@ -6,7 +6,7 @@ bound is tight where the shift is the mean reward, which is therefore kept as a 
 
 Differs: the shift is the mean over all completions ever seen, of all ranks, updated before it is used, as in TRL's
 `BCOTrainer` (up to 1.9); the paper averages the means of the two classes, which is the same where they are equally
-large. TRL's `bco_pair` has no shift since 1.0. The weights of the paper's underlying distribution matching, which need
+large. TRL 1.16's `bco_pair` has no shift. The weights of the paper's underlying distribution matching, which need
 embeddings of the prompts, are not here.
 """
 

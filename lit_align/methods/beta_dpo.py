@@ -5,9 +5,8 @@ the policy should stay closer to its reference. Each batch has a beta of its own
 lies above the running mean; and pairs whose gap is unusual, which may be outliers, are likely to be left out.
 
 Differs: pairs are drawn without replacement from the micro-batches of all ranks together, by the largest keys of
-log-weight plus Gumbel noise; each rank draws the noise of its own pairs. Evaluation leaves nothing out and changes no
-average. Under accumulation each micro-batch has its own beta. Rewards are logged with the base beta, as in the authors'
-code.
+log-weight plus Gumbel noise, those that rank 0 draws. Evaluation leaves nothing out and changes no average. Under
+accumulation each micro-batch has its own beta. Rewards are logged with the base beta, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -80,7 +79,9 @@ class BetaDPO(PairwiseModule):
         everyone, own = over_ranks(gaps.double())
         weights = torch.ones_like(everyone)
         if self.training and self.filter_rate:
-            keys, _ = over_ranks(gumbel_keys(-moments.standardised(gaps).square() / 2))
+            keys = gumbel_keys(-moments.standardised(everyone).square() / 2)
+            # Ranks are seeded alike, so noise that each drew for its own pairs would be the same noise again.
+            keys = over_ranks(keys)[0][: len(everyone)]
             kept = keys.topk(number_kept(len(keys), self.filter_rate)).indices
             weights = torch.zeros_like(keys).index_fill(0, kept, len(keys) / len(kept))
         beta = dynamic_beta(everyone[weights > 0], moments.mean, self.beta, self.sensitivity)

@@ -3,13 +3,13 @@
 https://arxiv.org/abs/2211.05826 (equation number not checked). Good completions are imitated. In bad ones every token
 is contrasted with a likely other one, drawn from the top of the model's own distribution, which is pushed above it.
 
-Differs: the sum of both losses is divided by all scored tokens, good and bad together, as in ParlAI's code. The
-gradient passes through the drawn token's logit, as there, unless `detach` is set.
+Differs: the sum of both losses is divided by all scored tokens, good and bad together, as in ParlAI's code, unless
+`reduction` says otherwise. The gradient passes through the drawn token's logit, as there, unless `detach` is set.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class BinaryCringe(UnpairedModule):
         alpha: weight of the undesirable completions.
         k: likeliest other tokens that the contrasting token is drawn from; 1 takes the likeliest.
         detach: pass no gradient through the contrasting token's logit.
+        reduction: batch_tokens: mean over all tokens of the step, as in ParlAI; token_mean: mean over completions of
+            their means per token; sum: mean over completions of their sums.
         learning_rate: peak learning rate.
     """
 
@@ -52,13 +54,21 @@ class BinaryCringe(UnpairedModule):
     needs_both_labels = False
 
     def __init__(
-        self, *, alpha: float = 1.0, k: int = 1, detach: bool = False, learning_rate: float = 1e-5, **kwargs: Any
+        self,
+        *,
+        alpha: float = 1.0,
+        k: int = 1,
+        detach: bool = False,
+        reduction: Literal["batch_tokens", "token_mean", "sum"] = "batch_tokens",
+        learning_rate: float = 1e-5,
+        **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.alpha = not_negative("alpha", alpha)
         if k < 1:
             raise ConfigError("CRINGE contrasts with no token", got=f"k: {k}", fix="give a number of 1 or more")
         self.contrast = Contrast(k, detach=detach)
+        self.reduction = reduction
 
     @property
     def token_features(self) -> dict[str, TokenFeature]:
@@ -69,4 +79,7 @@ class BinaryCringe(UnpairedModule):
         self, policy: SequenceLogps, reference: SequenceLogps, label: Tensor, kl: Tensor, contrast: Tensor
     ) -> dict[str, Term]:
         """Losses [B] of the completions, nats."""
-        return {"cringe": Term(binary_cringe_loss(policy, contrast, label, self.alpha), Per.TOKENS)}
+        losses = binary_cringe_loss(policy, contrast, label, self.alpha)
+        if self.reduction == "token_mean":
+            losses = losses / policy.lengths.clamp(min=1)
+        return {"cringe": Term(losses, Per.TOKENS if self.reduction == "batch_tokens" else Per.EXAMPLES)}

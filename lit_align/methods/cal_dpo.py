@@ -18,7 +18,7 @@ from torch import Tensor
 from lit_align.core.kinds import PairwiseModule
 from lit_align.core.outputs import PairLogps
 from lit_align.core.ranges import not_negative, positive
-from lit_align.functional.pairwise import logistic
+from lit_align.functional.pairwise import logistic, squared_errors
 
 
 def cal_dpo_loss(policy: PairLogps, reference: PairLogps, beta: float, calibration_weight: float) -> Tensor:
@@ -33,8 +33,8 @@ def cal_dpo_loss(policy: PairLogps, reference: PairLogps, beta: float, calibrati
     Returns:
         [B] losses.
     """
-    ratios, target = policy.logratios(reference), 1 / (2 * beta)
-    errors = (ratios.chosen - target).square() + (ratios.rejected + target).square()
+    ratios = policy.logratios(reference)
+    errors = squared_errors(ratios.chosen, ratios.rejected, 1 / (2 * beta))
     return logistic(ratios.margins) + calibration_weight * errors
 
 

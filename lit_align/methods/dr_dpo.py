@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lit_align.core.metrics import over_ranks
 from lit_align.core.outputs import PairLogps
-from lit_align.core.ranges import positive
+from lit_align.core.ranges import finite, positive
 from lit_align.functional.pairwise import value_with_gradient_of
 from lit_align.methods.dpo import DPO
 
@@ -28,7 +28,7 @@ def soft_minimum(losses: Tensor, beta_prime: float) -> Tensor:
 
     Args:
         losses: [B], with gradient; all ranks call this together.
-        beta_prime: > 0; infinity is the mean, 0 the minimum.
+        beta_prime: > 0 and finite; the larger, the closer to the mean, the smaller, the closer to the minimum.
 
     Returns:
         [B], the value in every place; their mean over all ranks has the gradient of the value.
@@ -47,13 +47,15 @@ class DrDPO(DPO):
 
     Args:
         beta: KL strength; larger stays closer to the reference.
-        beta_prime: trust in the labels; smaller discounts large losses more, and with infinity it is DPO.
+        beta_prime: trust in the labels; smaller discounts large losses more, a very large one is DPO.
     """
 
     def __init__(self, *, beta: float = 0.1, beta_prime: float = 1.0, **kwargs: Any) -> None:
         super().__init__(beta=beta, **kwargs)
-        self.beta_prime = positive("beta_prime", beta_prime)
+        self.beta_prime = finite("beta_prime", positive("beta_prime", beta_prime))
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> Tensor:
-        """Losses [B] of the pairs, nats: the batch's in every place."""
-        return soft_minimum(super().losses(policy, reference), self.beta_prime)
+        """Losses [B] of the pairs, nats: the batch's in every place; records DPO's."""
+        losses = super().losses(policy, reference)
+        self.meter.add("dpo_loss", losses)
+        return soft_minimum(losses, self.beta_prime)

@@ -5,7 +5,8 @@ by 1 / beta nats or more has no gradient, so gaps stop growing there.
 
 RSO, that paper's method, is a way to make pairs and a choice of loss. The pairs come from
 `data.convert: rejection_sampled`; the loss with the paper's gamma is this class (hinge-norm) or `DPO` (sigmoid-norm)
-with `beta: gamma`, 0.05 in the paper. The sampler's beta is another number, 0.5 in the paper.
+with `beta: gamma`, 0.05 in the paper; its third loss, a hinge without a reference, is gamma times
+`SLiCHF` with `delta: 1 / gamma` and `reg_weight: 0`. The sampler's beta is another number, 0.5 in the paper.
 
 Differs: not SLiC-HF (`slic_hf.py`), which has no reference and adds a cross entropy. TRL 1.16's `hinge` is this loss.
 """

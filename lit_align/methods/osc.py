@@ -8,7 +8,8 @@ that it improves on, one-sided contrastive learning: -log sigmoid(beta * (Z - m)
 - R-DPO: Z the same gap, m the reference's gap minus alpha times the difference of lengths;
 - SimPO: Z the gap of log-probabilities per token, m = gamma / beta.
 
-This is the reference-free form with a margin of one's own; Z grows without end.
+Here Z is chosen by `z` and m is a margin of one's own; `log_ratio` takes the reference's gap from Z, so that with
+margin 0 it is DPO. Whatever Z is, it grows without end.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from lit_align.core.kinds import PairwiseModule
 from lit_align.core.outputs import PairLogps
-from lit_align.core.ranges import positive
+from lit_align.core.ranges import finite, positive
 from lit_align.functional.pairwise import logistic
 
 
@@ -31,7 +32,8 @@ class OneSidedPO(PairwiseModule):
     Args:
         beta: steepness.
         margin: what the gap must exceed.
-        z: length_normalized: gap of mean log-probabilities per token; sum: of whole responses.
+        z: length_normalized: gap of mean log-probabilities per token; sum: of whole responses; log_ratio: of whole
+            responses' log-ratios, for which a reference is held as well.
     """
 
     needs_reference = False
@@ -41,17 +43,19 @@ class OneSidedPO(PairwiseModule):
         *,
         beta: float = 10.0,
         margin: float = 0.3,
-        z: Literal["length_normalized", "sum"] = "length_normalized",
+        z: Literal["length_normalized", "sum", "log_ratio"] = "length_normalized",
         **kwargs: Any,
     ) -> None:
+        # Of this object, not of the class; the base class reads it while it is built.
+        self.__dict__["needs_reference"] = z == "log_ratio"
         super().__init__(**kwargs)
         self.beta = positive("beta", beta)
-        self.margin = margin
+        self.margin = finite("margin", margin)
         self.z = z
 
     def rewards(self, policy: PairLogps, reference: PairLogps) -> tuple[Tensor, Tensor]:
         """Rewards of chosen and rejected, each [B]: beta times what the gap is of."""
-        logps = policy.mean() if self.z == "length_normalized" else policy
+        logps = policy.mean() if self.z == "length_normalized" else policy.logratios(reference)
         return self.beta * logps.chosen, self.beta * logps.rejected
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> Tensor:

@@ -8,6 +8,8 @@ Differs: reconstructed, as `spo_dpo.py` says; with the linear penalty this is Si
 
 from __future__ import annotations
 
+from typing import Any
+
 from lit_align.methods._bilevel import Bilevel
 from lit_align.methods.simpo import SimPO
 
@@ -24,5 +26,8 @@ class StableSimPO(Bilevel, SimPO):
             initial policy on the first 256 training rows.
         slack: by how much the target may be missed, nats per token; not for the linear penalty.
         nll_reduction: token_mean: mean over all chosen tokens; sequence_mean: over responses of their means.
-        **kwargs: those of SimPO and of every method.
+        **kwargs: those of SimPO, but not `nll_weight`, and of every method.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(nll_weight=0.0, **kwargs)

@@ -20,6 +20,7 @@ from torch import Tensor
 from lit_align.core.kinds import PairwiseModule
 from lit_align.core.outputs import PairLogps
 from lit_align.core.ranges import positive
+from lit_align.functional.pairwise import squared_errors
 
 
 def sppo_hard_loss(policy: PairLogps, reference: PairLogps, beta: float) -> Tensor:
@@ -34,7 +35,7 @@ def sppo_hard_loss(policy: PairLogps, reference: PairLogps, beta: float) -> Tens
         [B] losses, nats squared; 1 / (2 beta^2) where policy and reference agree.
     """
     ratios = policy.logratios(reference)
-    return (ratios.chosen - 0.5 / beta).square() + (ratios.rejected + 0.5 / beta).square()
+    return squared_errors(ratios.chosen, ratios.rejected, 1 / (2 * beta))
 
 
 class SPPOHard(PairwiseModule):

@@ -7,7 +7,7 @@ nonsense. Above the right margin the chosen response is pushed down on purpose; 
 margin.
 
 Differs: the paper's reviewers report a fixed distance of the margins, 0.2, and that it leaves open what Z is; 0.2 makes
-sense per token, which is the default. Gaps of log-ratios, against a reference, are not offered.
+sense per token, which is the default.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TwoSidedPO(OneSidedPO):
         beta: steepness at both margins.
         left: what the gap must exceed.
         right: what the gap must stay below.
-        **kwargs: those of OneSidedPO, such as `z`.
+        **kwargs: those of OneSidedPO, such as `z`, but `margin`.
     """
 
     def __init__(self, *, beta: float = 10.0, left: float = 0.3, right: float = 0.5, **kwargs: Any) -> None:
@@ -44,17 +44,10 @@ class TwoSidedPO(OneSidedPO):
             )
         self.left, self.right = left, right
 
-    def gaps(self, policy: PairLogps, reference: PairLogps) -> Tensor:
-        """The gap Z of each pair, [B]."""
-        chosen, rejected = self.rewards(policy, reference)
-        return (chosen - rejected) / self.beta
-
-    def metrics(self, policy: PairLogps) -> dict[str, Tensor]:
-        """The gap, and whether it lies between the margins, each [B]."""
-        gaps = self.gaps(policy, policy)
-        inside = (gaps > self.left) & (gaps < self.right)
-        return {"stapo/gap": gaps, "stapo/inside": inside.double()}
-
     def losses(self, policy: PairLogps, reference: PairLogps) -> Tensor:
-        """Losses [B] of the pairs, nats."""
-        return super().losses(policy, reference) + logistic(self.beta * (self.right - self.gaps(policy, reference)))
+        """Losses [B] of the pairs, nats; records the gap Z, and the share of pairs that have it between the margins."""
+        chosen, rejected = self.rewards(policy, reference)
+        gaps = (chosen - rejected) / self.beta
+        self.meter.add("stapo/gap", gaps)
+        self.meter.add("stapo/inside", ((gaps > self.left) & (gaps < self.right)).double())
+        return super().losses(policy, reference) + logistic(self.beta * (self.right - gaps))

@@ -5,8 +5,9 @@ https://arxiv.org/abs/2408.15339 (equation number not checked). Regresses the im
 beta * log(policy / reference), onto what a reward model or a judge says: squeezed into [0, 1] by a sigmoid, or not.
 
 Differs: the paper prints a minus before the squared error. Its reward may have an offset, f(x) + c, which it sets to 0;
-that is right only where completions of the reference have reward 0 on average, so `score_center` says which score has
-the reward 0. Scores of another range are mapped to [0, 1] by `score_range`.
+that is right only where exp(reward / beta) is 1 on average over completions of the reference, so `score_center` says
+which score has the reward 0; offsets that are learnt are not offered. Scores of another range are mapped to [0, 1] by
+`score_range`.
 """
 
 from __future__ import annotations

@@ -40,6 +40,8 @@ class Method(NamedTuple):
     """To learn from; None for a stream."""
     data: dict[str, Any]
     """What became of the rows to learn from; empty for a stream."""
+    left_out: list[str]
+    """Callbacks of its own configuration that are not used."""
 
     def of_run(self, seed: int, folder: Path) -> dict[str, Any]:
         """The configuration of one run."""
@@ -183,7 +185,7 @@ def _prepare(slug: str, cli: MethodSettings, train: str, held_out: str) -> Metho
         settings["data"]["convert_args"] = None
     settings["trainer"] |= {"enable_progress_bar": False}
     report = data.reports["train"].to_dict() if "train" in data.reports else {}
-    return Method(slug, kind, convert, settings, examples, report)
+    return Method(slug, kind, convert, settings, examples, report, list(cli.left_out))
 
 
 # -------------------------------------------------------------------- budget
@@ -258,4 +260,5 @@ def describe_method(method: Method) -> dict[str, Any]:
         },
         "examples": method.examples,
         "data_report": method.data,
+        "left_out": method.left_out,
     }

@@ -6,6 +6,7 @@ import fcntl
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -34,6 +35,9 @@ _FOOTPRINT, _METRICS = "footprint.json", "metrics.jsonl"
 _PLACES = frozenset({"trainer.default_root_dir", "data.train", "data.validation", "data.cache_dir",
                      "data.num_workers", "model.init_args.policy"})  # fmt: skip
 """Settings that may differ: their content is compared, or they change nothing."""
+
+
+_WARNING = re.compile(r"^\S+:\d+: UserWarning: (.+)$", re.MULTILINE)
 
 
 class Run(NamedTuple):
@@ -188,7 +192,13 @@ def _last_words(log: Path, status: int) -> str:
     text = log.read_text(encoding="utf-8", errors="replace").rstrip()
     said = text.rpartition("lit-align: ")[2] if "lit-align: " in text[-4000:] else text.rpartition("\n")[2]
     how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-    return f"{how}: {' '.join(said.split())[:300]}"
+    return f"{how}: {'; '.join(' '.join(line.split()) for line in said.splitlines())[:300]}"
+
+
+def warnings_in(log: Path) -> list[str]:
+    """What the training process has warned of, each thing once."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return list(dict.fromkeys(_WARNING.findall(text)))
 
 
 # -------------------------------------------------------------------- measuring
@@ -205,6 +215,7 @@ def measure(run: Run, plan: Plan, asking: Asking) -> dict[str, Any]:
         "seed": run.seed,
         **footprint,
         "tokens": checkpoint["lit_align"]["num_tokens"],
+        "warnings": warnings_in(run.folder / _LOG),
         "asking": asking._asdict(),
         "versions": {"lit-align": __version__, "torch": torch.__version__},
         "held_out": held_out,

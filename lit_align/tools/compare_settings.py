@@ -18,7 +18,7 @@ from lit_align.core.errors import AlignError, ConfigError
 from lit_align.core.module import AlignmentModule
 from lit_align.evaluation.held_out import Asking
 from lit_align.parse_errors import arguments_of
-from lit_align.tools.configs import find
+from lit_align.tools.configs import available, find
 
 SHARED = arguments_of(f"{AlignmentModule.__module__}.{AlignmentModule.__name__}")
 """Arguments that every method has."""
@@ -42,13 +42,13 @@ class Wanted(NamedTuple):
 
 
 def method_slugs(names: Sequence[str]) -> list[str]:
-    """Names of configurations, for names of configurations or classes, in any case.
+    """Names of methods' configurations, for those or for names of classes, in any case.
 
     Raises:
         ConfigError: there is no such method, or one is named twice.
     """
-    known = {slug: slug for slug in lit_align.methods.MODULES.values()}
-    known |= {name.lower(): slug for name, slug in lit_align.methods.MODULES.items()}
+    known = {name.lower(): slug for name, slug in lit_align.methods.MODULES.items()}
+    known |= {slug: slug for slug in available() if "/" not in slug}
     found: list[str] = []
     for name in names:
         if name.lower() not in known:
@@ -63,6 +63,9 @@ def method_slugs(names: Sequence[str]) -> list[str]:
 
 class MethodSettings(LitAlignCLI):
     """Parses what `fit` parses, and builds the objects; they hold no weights."""
+
+    left_out: Sequence[str] = ()
+    """Callbacks of the method's own configuration that are not used."""
 
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(args=arguments, run=False)
@@ -96,8 +99,10 @@ def build_settings(slug: str, wanted: Wanted) -> MethodSettings:
     rate = {name: own["model"]["init_args"][name] for name in ("learning_rate",) if name in own["model"]["init_args"]}
     contents = [{"model": {"class_path": own["model"]["class_path"], "init_args": mine | rate}}]
     contents += [_common(path, SHARED - left_out) for path in wanted.configs]
-    if callbacks := _needed_callbacks(cls, own, contents, wanted.flags):
-        contents.append({"trainer": {"callbacks+": callbacks}})
+    theirs = own.get("trainer", {}).get("callbacks") or []
+    taken = _needed_callbacks(cls, theirs, contents, wanted.flags)
+    if taken:
+        contents.append({"trainer": {"callbacks+": taken}})
     flags = [*wanted.flags, *wanted.own.get(slug, []), "--trainer.callbacks+=Footprint", "--seed_everything=false"]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number}.yaml" for number in range(len(contents))]
@@ -109,6 +114,8 @@ def build_settings(slug: str, wanted: Wanted) -> MethodSettings:
             fix = error.fix or f"arguments of one method are set by --set {slug}.NAME=VALUE"
             raise ConfigError(f"{slug}: {error.what}", got=error.got, fix=fix) from error
     _check_trainer(slug, cli)
+    given = {type(callback).__name__ for callback in cli.trainer.callbacks}
+    cli.left_out = sorted({_class_name(callback) for callback in theirs} - given)
     return cli
 
 
@@ -126,19 +133,24 @@ def _common(path: Path, shared: set[str]) -> dict[str, Any]:
 
 
 def _needed_callbacks(
-    cls: type[AlignmentModule], own: dict[str, Any], contents: Sequence[dict[str, Any]], flags: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Callbacks of the method's own configuration that it cannot do without, where the user has given none such."""
+    cls: type[AlignmentModule], theirs: Sequence[Any], contents: Sequence[dict[str, Any]], flags: Sequence[str]
+) -> list[Any]:
+    """Of the callbacks of a method's own configuration those that it cannot do without, and the user has not given."""
 
     def provided(callback: Any) -> set[Any]:
-        name = callback["class_path"] if isinstance(callback, dict) else str(callback)
-        return set(getattr(getattr(lit_align.callbacks, name.rpartition(".")[2], None), "provides", ()))
+        return set(getattr(getattr(lit_align.callbacks, _class_name(callback), None), "provides", ()))
 
     given = [part for content in contents for name in ("callbacks", "callbacks+")
              for part in (content.get("trainer") or {}).get(name) or []]  # fmt: skip
     given += [flag.partition("=")[2] for flag in flags if flag.startswith("--trainer.callbacks+=")]
     missing = set(cls.requires).difference(*map(provided, given))
-    return [callback for callback in own.get("trainer", {}).get("callbacks", []) if provided(callback) & missing]
+    return [callback for callback in theirs if provided(callback) & missing]
+
+
+def _class_name(callback: Any) -> str:
+    """Class of a callback in a configuration, without its package."""
+    path = callback["class_path"] if isinstance(callback, dict) else str(callback)
+    return str(path).rpartition(".")[2]
 
 
 def _check_trainer(slug: str, cli: MethodSettings) -> None:

@@ -101,11 +101,18 @@ CASES = [
             {"beta": 0.1, "label_smoothing": 0.1},
             (0.9 * softplus(-0.125) + 0.1 * softplus(0.125) + 0.9 * softplus(0.1) + 0.1 * softplus(-0.1)) / 2,
         ),
+        Value({"beta": 0.5, "label_smoothing": 0.3}, (smooth(0.625, 0.3) + smooth(-0.5, 0.3)) / 2),
+        Value({"beta": 0.1, "label_smoothing": 0.2}, 0.716730877096, inputs=V3),
     ]),
     Case("ipo", "IPO", P2, [
         # Per-token gaps: 0.5/5 + 0.75/6 = 0.225 and -0.75/8 - 0.25/4 = -0.15625; the target is 1 / (2 * 0.5) = 1.
         Value({"beta": 0.5}, ((0.225 - 1) ** 2 + (-0.15625 - 1) ** 2) / 2),
         Value({"beta": 0.5, "length_average": False}, ((1.25 - 1) ** 2 + (-1.0 - 1) ** 2) / 2),
+        Value({"beta": 0.1}, ((0.225 - 5) ** 2 + (-0.15625 - 5) ** 2) / 2),
+        Value({"beta": 0.1, "length_average": False}, 34.5416666667, inputs=V3),
+        Value({"beta": 0.1}, 25.7261863426, inputs=tuple(
+            side._replace(chosen_lengths=t(6, 4, 10), rejected_lengths=t(5, 5, 8)) for side in V3
+        )),
     ]),
     Case("rdpo", "RobustDPO", P2, [
         Value({"beta": 0.1, "label_smoothing": 0.1}, (rdpo(0.125, 0.1) + rdpo(-0.1, 0.1)) / 2),

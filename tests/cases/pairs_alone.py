@@ -46,6 +46,8 @@ CASES = [
         # Mean log-probabilities: -2.5 against -2.5, and -2.53125 against -4.6875.
         Value({"beta": 2.0, "gamma": 1.0}, (softplus(1.0 - 2 * 0) + softplus(1.0 - 2 * 2.15625)) / 2),
         Value({"beta": 2.0, "gamma_beta_ratio": 0.5}, (softplus(1.0) + softplus(1.0 - 4.3125)) / 2),
+        Value({"beta": 2.5, "gamma_beta_ratio": 0.55}, (softplus(1.375) + softplus(1.375 - 2.5 * 2.15625)) / 2),
+        Value({"beta": 10.0, "gamma_beta_ratio": 0.3}, (softplus(3.0) + softplus(3.0 - 21.5625)) / 2),
         Value(
             {"beta": 2.0, "gamma": 1.0, "nll_weight": 0.5},
             (softplus(1.0) + softplus(1.0 - 4.3125)) / 2 + 0.5 * (12.5 + 20.25) / (5 + 8),

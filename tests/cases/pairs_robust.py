@@ -157,6 +157,8 @@ CASES = [
         # Gaps per token are 0 and 2.15625, of whole responses 2.5 and -1.5.
         Value({"beta": 2.0, "margin": 0.5}, (softplus(1.0) + softplus(1.0 - 4.3125)) / 2),
         Value({"beta": 0.1, "margin": 0.0, "z": "sum"}, (softplus(-0.25) + softplus(0.15)) / 2),
+        # DPO.
+        Value({"beta": 0.1, "margin": 0.0, "z": "log_ratio"}, (softplus(-0.125) + softplus(0.1)) / 2, P2),
     ]),
     Case("stapo", "TwoSidedPO", P2_ALONE, [
         Value(
@@ -164,6 +166,12 @@ CASES = [
             (softplus(1.0) + softplus(-3.0) + softplus(1.0 - 4.3125) + softplus(4.3125 - 3.0)) / 2,
         ),
         Value({"beta": 10.0}, 2.44015743755, V3_ALONE),
+        # Gaps of log-ratios are 1.25 and -1.
+        Value(
+            {"beta": 2.0, "left": 0.5, "right": 1.5, "z": "log_ratio"},
+            (softplus(-1.5) + softplus(-0.5) + softplus(3.0) + softplus(-5.0)) / 2,
+            P2,
+        ),
         Value({"beta": 0.5, "left": 0.0, "right": 2.0, "z": "sum"}, 1.2154288732, V3_ALONE),
         # Halfway between the margins, where the gradient is 0.
         Value({"beta": 10.0, "left": 0.1, "right": 0.3}, 2 * softplus(-1.0), EVEN),

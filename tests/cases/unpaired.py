@@ -114,5 +114,7 @@ CASES = [
         Value({}, (_GOOD + _BAD) / 4),
         Value({"alpha": 0.5, "k": 3}, (_GOOD + 0.5 * _BAD_DRAWN) / 4, facts={"contrast": t(9.0, _BAD_DRAWN)}),
         Value({"alpha": 0.5}, (_GOOD + 0.5 * _BAD) / 4),
+        Value({"alpha": 0.5, "reduction": "sum"}, (_GOOD + 0.5 * _BAD) / 2),
+        Value({"alpha": 0.5, "reduction": "token_mean"}, (_GOOD / 2 + 0.5 * _BAD / 2) / 2),
     ], facts={"contrast": t(9.0, _BAD)}, directed=False),  # Bad completions are pushed by their tokens' contrast.
 ]  # fmt: skip

@@ -269,7 +269,7 @@ def test_a_run_that_fails_is_left_out_and_tried_again(place, monkeypatch, capsys
     assert compare(place, seeds="0") == 2
     printed = capsys.readouterr()
     assert "1 of 2 runs failed" in printed.err
-    assert "kto, seed 0: failed: exit status 2: the loss is not finite got: nan" in printed.out
+    assert "kto, seed 0: failed: exit status 2: the loss is not finite; got: nan" in printed.out
     assert "Not in the table: kto, seed 0." in printed.out
     assert [bool(row["cells"]) for row in found(place)["methods"]] == [True, False]
     monkeypatch.setattr(compare_runs, "fit", fit_here)
@@ -285,6 +285,9 @@ def test_training_is_a_process_of_its_own_whose_output_is_kept(tmp_path):
         assert "did you mean 'fit'?" in log.read_text()
         assert compare_runs._last_words(log, 2).startswith("exit status 2: there is no such verb")
         assert compare_runs._last_words(log, -9).startswith("killed by signal 9")
+        warn = "/a/b.py:91: UserWarning: look out: twice\n  rank_zero_warn(\n"
+        log.write_text(f"{warn}/c.py:3: DeprecationWarning: old\n{warn}")
+        assert compare_runs.warnings_in(log) == ["look out: twice"]
 
 
 def test_a_comparison_waits_for_what_a_killed_one_has_left_behind(tmp_path):
@@ -387,8 +390,22 @@ def test_a_reference_is_for_methods_that_have_one(place):
     assert [m.settings["model"]["init_args"]["reference"] for m in plan.methods] == ["frozen_copy", "auto"]
 
 
+def test_of_a_methods_own_callbacks_those_are_taken_that_it_cannot_do_without(place):
+    def callbacks(method):
+        return [c["class_path"].rpartition(".")[2] for c in method.settings["trainer"]["callbacks"]]
+
+    soft, hard, filtered = plan_of(place, methods="tr_dpo,tr_dpo_hard,ropo").methods
+    assert callbacks(soft) == callbacks(hard) == ["RunCheckpoint", "ReferenceSync", "Footprint"]
+    assert (callbacks(filtered), filtered.left_out) == (["RunCheckpoint", "Footprint"], ["NoiseFilter"])
+    assert [m.settings["trainer"]["callbacks"][1]["init_args"]["alpha"] for m in (soft, hard)] == [0.6, 1.0]
+    own = ("--trainer.callbacks+=ReferenceSync", "--trainer.callbacks.alpha=0.3")
+    (mine,) = plan_of(place, *own, methods="tr_dpo").methods
+    assert callbacks(mine) == ["RunCheckpoint", "ReferenceSync", "Footprint"]
+    assert mine.settings["trainer"]["callbacks"][1]["init_args"]["alpha"] == 0.3
+
+
 def test_methods_are_known_by_slug_and_class():
-    assert method_slugs(["dpo", "SimPO", "KTO"]) == ["dpo", "simpo", "kto"]
+    assert method_slugs(["dpo", "SimPO", "KTO", "tr_dpo_hard"]) == ["dpo", "simpo", "kto", "tr_dpo_hard"]
     with pytest.raises(ConfigError, match="did you mean 'simpo'"):
         method_slugs(["dpo", "sipmo"])
     with pytest.raises(ConfigError, match="twice"):

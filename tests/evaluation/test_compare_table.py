@@ -43,6 +43,7 @@ def run(method, seed, right, gain=1.0, **changes):
         "peak_bytes": 300 << 20,
         "memory": "process",
         "device": "CPU",
+        "warnings": [],
         "versions": {"lit-align": "1", "torch": "2"},
         "held_out": measured(chosen, rejected, tokens=(5, 9), finished=[True, False]),
     } | changes
@@ -50,7 +51,7 @@ def run(method, seed, right, gain=1.0, **changes):
 
 def method(name, **changes):
     base = {"method": name, "class": name.upper(), "data": "pairs", "convert": None, "arguments": {"beta": 0.1}}
-    return base | {"examples": 80, "data_report": {}} | changes
+    return base | {"examples": 80, "data_report": {}, "left_out": []} | changes
 
 
 ABOUT = {
@@ -171,8 +172,13 @@ def test_notes_say_how_runs_differ(comparison):
     assert "different devices: CPU; H100" in notes
     assert "different versions" in notes
     assert "of tensors on the GPU or of the whole process" in notes
+    assert "without the" not in notes
+    left_out = summary({"a": odd}, a={"left_out": ["LoRA", "NoiseFilter"]})["notes"]
+    assert any(note.startswith("a: without the LoRA and NoiseFilter of its own") for note in left_out)
     assert "Not in the table: b, seed 0. exit status 1" in notes
     one = {**ABOUT, "seeds": [0]}
+    warned = [run("a", seed, 20, warnings=["look out", f"here: {seed}", "and there", "there"]) for seed in (0, 1)]
+    assert "a warned: look out; here: 0; and there (and 2 more, in its logs)" in summary({"a": warned})["notes"]
     assert "With one seed nothing is known" in summary({"a": odd[:1]}, about=one)["notes"][0]
 
 
@@ -199,6 +205,10 @@ def test_text_fits_the_terminal(comparison):
         assert sum(line.count("  accuracy, %") for line in lines) == 1
     assert len(lines) == 2 + 1 + 3, "one block where there is room"
     assert below(comparison)[0].startswith("* best of its column")
+    assert any("neither the seeds nor" in line for line in below(comparison))
+    two = {name: [run(name, 0, right)] for name, right in (("a", 38), ("b", 2))}
+    one_seed = summary(two, about={**ABOUT, "seeds": [0]})
+    assert "another seed may turn it around" in "".join(below(one_seed))
 
 
 def test_a_method_without_results_has_no_row(comparison):

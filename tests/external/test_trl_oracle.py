@@ -234,6 +234,16 @@ def test_cpo(label_smoothing, seed):
 
 
 @pytest.mark.parametrize("seed", DRAWS)
+@pytest.mark.parametrize("beta", [0.05, 0.5])
+def test_hinge_without_a_reference(beta, seed):
+    """RSO's third loss is SLiC-HF's calibration in other units."""
+    policy, reference = alone(seed)
+    theirs = trl_cpo(policy.chosen, policy.rejected, "hinge", beta=beta)
+    ours = losses("SLiCHF", policy, reference, delta=1 / beta, reg_weight=0.0)
+    assert beta * ours.item() == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", DRAWS)
 def test_orpo(seed):
     from trl.experimental.orpo import ORPOTrainer
 

@@ -1,4 +1,4 @@
-"""What every method's row in `tests/cases.py` is put through, as far as it needs no model."""
+"""What every method's row in `tests/cases/` is put through, as far as it needs no model."""
 
 from __future__ import annotations
 

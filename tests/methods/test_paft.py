@@ -82,7 +82,7 @@ def fit(folder: str, file: str, tmp_path, accumulate: int = 1, batch_size: int =
     trainer = Trainer(
         accelerator="cpu", max_steps=3, accumulate_grad_batches=accumulate, callbacks=list(callbacks), logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
-        use_distributed_sampler=False,
+        use_distributed_sampler=False, default_root_dir=str(tmp_path),
     )  # fmt: skip
     data = PreferenceDataModule(
         file, batch_size=batch_size, shuffle=False, bucket=False, cache_dir=str(tmp_path / "cache")

@@ -136,6 +136,18 @@ def test_bco_without_shift_keeps_nothing():
     assert list(method("BCOPair", shift=False).buffers()) == []
 
 
+# -------------------------------------------------------------------- DPO
+
+
+def test_dpo_pushes_the_rejected_probability_harder_than_it_pulls_the_chosen_one():
+    """By the quotient of the probabilities, here 6; the published vector of the 3D-properties."""
+    chosen, rejected = t(0.3).requires_grad_(), t(0.05).requires_grad_()
+    reference = PairLogps(t(0.12).log(), t(0.12).log(), t(1), t(1))
+    method("DPO", beta=0.1).losses(PairLogps(chosen.log(), rejected.log(), t(1), t(1)), reference).sum().backward()
+    assert chosen.grad.item() == pytest.approx(-0.151775156235, rel=1e-9)
+    assert rejected.grad.item() == pytest.approx(0.910650937409, rel=1e-9)
+
+
 # -------------------------------------------------------------------- where methods meet
 
 SAME_AS_DPO = [

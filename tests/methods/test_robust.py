@@ -83,6 +83,11 @@ def test_the_weight_of_a_pair_in_ropo_is_at_most_one():
     assert margins.grad[0].abs() < 0.3, "pairs that are contradicted strongly count less again"
 
 
+def test_the_weights_of_pairs_in_ropo_are_the_published_ones():
+    slopes, _ = gradient("ROPO", beta=1.0, facts={"source_rows": torch.tensor([1, 2, 3])})
+    assert (-3 * slopes).tolist() == pytest.approx([0.752019890036, 0.997560021848, 0.430722326186], rel=1e-9)
+
+
 def test_the_noise_of_dpo_cov_is_the_best_one():
     margins = t(-3.0, -1.0, 0.0, 2.0)
     grid = torch.linspace(0, 8, 80001, dtype=torch.float64)
@@ -98,6 +103,18 @@ def test_the_noise_of_dpo_cov_is_the_best_one():
 @pytest.mark.parametrize(("beta_prime", "expected"), [(1e6, 2.0), (1e-3, 1.0)])
 def test_the_soft_minimum_lies_between_mean_and_minimum(beta_prime, expected):
     assert soft_minimum(t(1.0, 3.0), beta_prime).tolist() == pytest.approx([expected] * 2, abs=1e-3)
+
+
+def test_the_weights_of_losses_are_the_published_ones():
+    losses = t(0.1, 1.0).requires_grad_()
+    soft_minimum(losses, 0.1).sum().backward()
+    assert losses.grad.tolist() == pytest.approx([1.99975321085, 0.000246789151972], rel=1e-9)
+
+
+def test_the_loss_before_the_soft_minimum_is_recorded():
+    module = build("DrDPO")
+    module.losses(*V3)
+    assert module.meter.compute()["dpo_loss"] == pytest.approx(build("DPO").losses(*V3).mean().item())
 
 
 # -------------------------------------------------------------------- running averages
@@ -163,6 +180,7 @@ def coupled_in_a_group(*args: Any) -> Any:
     ("name", "kwargs"),
     [
         ("DrDPO", {"beta_prime": 0.1}), ("AlphaDPO", {}), ("BetaDPO", {"filter_rate": 0.0}), ("NSDPO", {}),
+        ("BetaDPO", {"filter_rate": 0.4}),
         ("StableDPO", {"penalty": "hinge", "v_hat": 1.8}),
         ("StableDPO", {"penalty": "squared_hinge", "v_hat": 1.8, "nll_reduction": "sequence_mean"}),
     ],

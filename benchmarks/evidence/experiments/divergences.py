@@ -42,9 +42,9 @@ def divergences(run: Run) -> None:
 
 
 @experiment(
-    claim="With few pairs DPO bets on rare responses that won by luck; chi-PO, which also bounds the ratio, does not",
+    claim="With few pairs DPO bets on rare responses that won by luck; chi-PO, which punishes large ratios, does not",
     paper="chi-PO, arXiv 2407.13399",
-    world="W4: 5 common arms (16 % each, rewards 0.5 to 0.9) and 15 rare ones (20 % together, rewards below 0.5); 60 pairs.",
+    world=("W4: 5 common arms (16 % each, rewards 0.5 to 0.9), 15 rare ones (20 % together, below 0.5); 60 pairs."),
     budget="3000 full-batch steps of Adam 0.05, beta 0.5, no clipping",
     seeds=20,
 )
@@ -105,7 +105,7 @@ class Gaussian(Tabular):
 @experiment(
     claim="A policy that cannot cover two modes: EXO settles on one of them, DPO between them",
     paper="EXO, arXiv 2402.00856",
-    world="A normal policy whose mean alone moves; reward = log of two unequal modes; exact pairs from a broad reference.",
+    world="A normal policy whose mean alone moves; reward = log of two unequal modes; exact pairs.",
     budget="Adam 0.02, 1000 steps, beta 0.5",
 )
 def mode_seeking(run: Run) -> None:

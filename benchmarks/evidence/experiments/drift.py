@@ -11,9 +11,9 @@ DISCOUNTS = (0.7, 0.9, 0.95, 1.0)
 
 
 @experiment(
-    claim="Where preferences drift, NS-DPO's discount of old pairs predicts today's better than DPO; where they do not, it costs little",
+    claim="Where preferences drift, NS-DPO predicts today's better than DPO; where they do not, it costs little",
     paper="NS-DPO, arXiv 2407.18676",
-    world="T3: 16 actions, 4-dimensional contexts; what is preferred turns by 90 degrees from time 33 to 66 of 100; 20 pairs each.",
+    world=("T3: 16 actions; what is preferred turns by 90 degrees from time 33 to 66 of 100; 20 pairs at each time."),
     budget="1000 gradient steps of 0.5 over the root of the summed squared gradient norms, beta 1, l2 1e-4",
 )
 def drift(run: Run) -> None:

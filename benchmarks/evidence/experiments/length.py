@@ -60,7 +60,9 @@ def length(run: Run) -> None:
             run.expect("length", f"{name}, bonus {bonus:g}", "<", f"DPO, bonus {bonus:g}")
             run.expect("quality", f"{name}, bonus {bonus:g}", ">", f"DPO, bonus {bonus:g}", by=-0.05)
         run.expect("ranking_per_token", f"SimPO, bonus {bonus:g}", ">", f"DPO, bonus {bonus:g}")
-        run.expect_order("length", ">", *(f"{name}, bonus {bonus:g}" for name in ("DPO", *(f"R-DPO {a}" for a in R_ALPHAS))))
+        run.expect_order(
+            "length", ">", *(f"{name}, bonus {bonus:g}" for name in ("DPO", *(f"R-DPO {a}" for a in R_ALPHAS)))
+        )
     for bonus, dpo, simpo in zip(BONUSES, (3.63, 6.50, 7.36), (2.01, 3.87, 6.42), strict=True):
         run.compare_with_spec("length", f"DPO, bonus {bonus:g}", [dpo])
         run.compare_with_spec("length", f"SimPO, bonus {bonus:g}", [simpo])
@@ -74,7 +76,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @experiment(
-    claim="LD-DPO answers the shorter, the less the tokens beyond the shorter response of a pair count; quality does not suffer",
+    claim="The less LD-DPO counts tokens beyond the length of the shorter response, the shorter it answers, as well",
     paper="LD-DPO, arXiv 2409.06411",
     world=W2 + " Bonus 0.15.",
     budget="60 gradient steps of 5 / beta, beta 0.5 (plain steps: Adam's scaling undoes the effect)",
@@ -93,11 +95,11 @@ def length_tail(run: Run) -> None:
 
 
 @experiment(
-    claim="Against corrupted labels that favour length, all three parts of DPO-COV together beat DPO and each part alone",
+    claim="Against corrupted labels that favour length, the three parts of DPO-COV together beat each part alone",
     paper="Provably Mitigating Corruption, Overoptimization, and Verbosity, OpenReview K2OWrXUVby",
     world=(
-        "T6: 4 prompts, 10 responses, labels follow quality + 0.05 length, 30 % of the labels with a gap above 2 are wrong; "
-        "wanted is quality."
+        "T6: 4 prompts, 10 responses, labels follow quality + 0.05 length, 30 % of those with a gap above 2 are "
+        "wrong; wanted is quality."
     ),
     budget="2000 pairs, 1200 full-batch steps of Adam 0.02, beta 0.5",
     seeds=8,
@@ -135,7 +137,7 @@ ROUNDS, CANDIDATES, PER_ROUND = 3, 8, 64
 @experiment(
     claim="Round after round, iLR-DPO's length penalty holds length back where plain iterative DPO grows",
     paper="iLR-DPO, arXiv 2406.11817",
-    world="W2 with a noisy judge (noise 0.3, bonus 0.15): 64 times best and worst of 8 samples of the policy, each round.",
+    world="W2 with a noisy judge (noise 0.3, bonus 0.15): 64 times best and worst of 8 samples, each round.",
     budget="3 rounds of 30 steps of Adam 0.02, beta 0.1, reference = policy at the start of the round",
 )
 def length_rounds(run: Run) -> None:
@@ -143,7 +145,9 @@ def length_rounds(run: Run) -> None:
     world = Tree(run.seeds, 0.15)
     alphas = (0.0, 0.05, 0.1, 0.2)
     lines: dict[str, dict[float, str]] = {}
-    for one in run.present(*(method("IterativeLRDPO", f"penalty {alpha:g}", beta=0.1, alpha=alpha) for alpha in alphas)):
+    for one in run.present(
+        *(method("IterativeLRDPO", f"penalty {alpha:g}", beta=0.1, alpha=alpha) for alpha in alphas)
+    ):
         theta = world.start()
         generators = [torch.Generator().manual_seed(seed) for seed in range(run.seeds)]
         for round_number in range(1, ROUNDS + 1):
@@ -175,4 +179,3 @@ def best_against_worst(world: Tree, table: Tensor, generators: list[torch.Genera
         chosen, rejected = chosen[differ], rejected[differ]
         rows.append((torch.full_like(chosen, seed), torch.zeros_like(chosen), chosen, rejected))
     return Pairs(*(torch.cat(column) for column in zip(*rows, strict=True)))
-

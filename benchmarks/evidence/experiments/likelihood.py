@@ -23,9 +23,7 @@ def displace(run: Run, *methods: Method) -> None:
     world = Displacement(run.seeds)
     pairs = world.pairs()
     for one in run.present(*methods):
-        state = run.fit(
-            world, one, pairs, steps=world.steps, learning_rate=world.learning_rate, optimiser="sgd"
-        )
+        state = run.fit(world, one, pairs, steps=world.steps, learning_rate=world.learning_rate, optimiser="sgd")
         run.measure(one, **world.shares(state), entropy=entropy(state))
 
 
@@ -57,7 +55,7 @@ def mean_logp(world: World, state: Tensor, pairs: Pairs, responses: Tensor) -> T
 
 
 @experiment(
-    claim="DPO pushes chosen responses down with the rejected ones, onto responses never seen; regularised methods keep them",
+    claim="DPO pushes chosen responses down with the rejected ones, and unseen ones up; regularised methods do not",
     paper="arXiv 2405.16436, 2402.13228, 2406.07327, 2507.07723; Cal-DPO, NeurIPS 2024",
     world=T1,
     budget=T1_BUDGET,

@@ -11,13 +11,14 @@ from evidence.worlds.base import expectation
 
 
 @experiment(
-    claim="Methods that rank whole lists (LiPO, InfoNCA, NCA, PRO, RRHF) beat DPO on best against worst pairs of the same lists",
+    claim="LiPO, InfoNCA, NCA, PRO and RRHF on whole lists beat DPO on their best against their worst responses",
     paper="LiPO, arXiv 2402.01878; NCA, 2402.05369; PRO, 2306.17492; RRHF, 2304.05302",
     world="W1: log-linear bandit, 16 prompts, one list of 4 random responses each, with exact rewards.",
     budget="500 full-batch steps of Adam 0.03, beta 0.5",
     discussion=(
-        "RRHF and PRO imitate the best response as well, which holds their reward back in this world: their papers compare "
-        "with SFT and PPO, and against SFT on the best response they win."
+        "All but LiPO gain in ranking rather than in reward. PRO and RRHF imitate the best response as well, and "
+        "NCA holds likelihoods where they are: that keeps them near the data, at DPO's cost of none. The papers of "
+        "PRO and RRHF compare with SFT on the best response, and against that RRHF wins, PRO in most seeds."
     ),
 )
 def lists(run: Run) -> None:
@@ -34,7 +35,9 @@ def lists(run: Run) -> None:
         method("RRHF"),
         method("PRO"),
     ):
-        state = run.fit(world, one, best_and_worst(ranked) if one.name == "DPO" else ranked, steps=500, learning_rate=0.03)
+        state = run.fit(
+            world, one, best_and_worst(ranked) if one.name == "DPO" else ranked, steps=500, learning_rate=0.03
+        )
         score = state - world.reference if one.build().needs_reference else state
         _measure(run, one.label, world, state, score)
     for label in ("LiPO", "InfoNCA", "NCA", "PRO", "RRHF"):

@@ -17,7 +17,7 @@ from evidence.worlds.linear import TwoResponses
 from lit_align.core.kinds import as_terms
 from lit_align.core.outputs import AlignedLogps, SequenceLogps
 
-W3 = "W3: bigram language model; to forget: 150 texts with token 7 twice or more; 150 texts each without it to retain and held out."
+W3 = "W3: bigram language model; 150 texts with token 7 twice or more to forget, 150 without it to retain."
 
 
 ANCHORS = 4
@@ -40,7 +40,7 @@ def logp(world: Bigram, state: Tensor, texts: Texts) -> Tensor:
 
 
 @experiment(
-    claim="Unlearning with NPO ruins other texts less than gradient ascent; with a retain term or anchors (D2O) hardly at all",
+    claim="NPO ruins other texts less than gradient ascent does; with a retain term or anchors (D2O) hardly at all",
     paper="NPO, arXiv 2404.05868; D2O, 2403.03419",
     world=W3,
     budget="300 full-batch steps of Adam 0.02, beta 0.1; gradient ascent = SFT's loss with its sign turned",
@@ -48,9 +48,7 @@ def logp(world: Bigram, state: Tensor, texts: Texts) -> Tensor:
 def unlearning(run: Run) -> None:
     """Log-probability of held-out texts to retain, and of texts to forget."""
     world = Bigram(run.seeds, offset=100)
-    forget, retain, held_out = (
-        world.keep(world.filtered(150, accept)) for accept in (twice_bad, never_bad, never_bad)
-    )
+    forget, retain, held_out = (world.keep(world.filtered(150, accept)) for accept in (twice_bad, never_bad, never_bad))
     bad, unseen = world.imitate(forget), world.imitate(held_out)
     anchors = world.keep(world.filtered(ANCHORS * 150, never_bad))
     data = {
@@ -120,7 +118,7 @@ def unlearning_speed(run: Run) -> None:
 
 
 @experiment(
-    claim="Contrasting bad texts token by token (binary CRINGE) lowers the bad token more than imitating good texts alone",
+    claim="CRINGE on bad texts lowers the bad token more than imitating good texts alone",
     paper="CRINGE, arXiv 2211.05826",
     world=W3,
     budget="300 full-batch steps of Adam 0.02; k 5, alpha 1",
@@ -130,9 +128,7 @@ def cringe_binary(run: Run) -> None:
     world = Bigram(run.seeds, offset=100)
     bad, good = (world.keep(world.filtered(150, accept)) for accept in (twice_bad, never_bad))
     run.measure("reference", bad_token=world.share(world.state(world.start()), BAD))
-    for one in run.present(
-        method("SFT", "SFT on good"), method("BinaryCringe", "CRINGE", k=5, alpha=1.0)
-    ):
+    for one in run.present(method("SFT", "SFT on good"), method("BinaryCringe", "CRINGE", k=5, alpha=1.0)):
         data = world.imitate(good) if one.name == "SFT" else world.labels(good, bad)
         state = run.fit(world, one, data, steps=300, learning_rate=0.02)
         run.measure(one, bad_token=world.share(state, BAD))
@@ -176,7 +172,7 @@ class Judged:
 
         return losses
 
-    def _loss(self, module, theta: Tensor, seed: int) -> Tensor:  # noqa: ANN001
+    def _loss(self, module, theta: Tensor, seed: int) -> Tensor:
         texts = self.texts[seed]
         plain, judged = self.tokens(theta, seed, texts)
         lengths = torch.full((len(texts),), float(texts.shape[1]), dtype=torch.float64)
@@ -196,11 +192,13 @@ THRESHOLD = 1.1
 @experiment(
     claim="CUT finds the inappropriate tokens by what a judgment changes, and lowers these while it keeps the others",
     paper="CUT, arXiv 2312.14591",
-    world="W3 with a second table for 'a negative judgment is in the prompt': 120 good texts, 120 with the bad token.",
+    world=(
+        "W3 with a second table for 'a negative judgment is in the prompt': 120 good texts, 120 with the bad token."
+    ),
     budget="400 full-batch steps of Adam 0.02; lambda 1.1, alpha 0.5, gamma 0",
     discussion=(
-        "Unlikelihood on all tokens of bad texts is CUT with so low a threshold that every token is flagged, imitation of "
-        "everything is CUT with so high a one that none is."
+        "Unlikelihood on all tokens of bad texts is CUT with so low a threshold that every token is flagged, "
+        "imitation of everything is CUT with so high a one that none is."
     ),
 )
 def judgments(run: Run) -> None:

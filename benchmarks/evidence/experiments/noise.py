@@ -33,9 +33,11 @@ def percent(rate: float) -> str:
     seeds=8,
     discussion=(
         "rDPO and cDPO are told the true flip rate. What rDPO promises is the clean loss in expectation, which "
-        "`robust_identity` tests; on a finite set its loss is unbounded below, and no gain is claimed for it. What cDPO and "
-        "IPO promise is a bounded gap (`bounded_gaps`), not accuracy. IPO's square loss diverges under plain steps of 0.3 "
-        "because of the heavy tails, so it gets Adam; least squares is the wrong tool for such pairs."
+        "`robust_identity` tests; on a finite set its loss is unbounded below, and no gain is claimed for it. What "
+        "cDPO and IPO promise is a bounded gap (`bounded_gaps`, `determinism`), not accuracy. IPO's square loss "
+        "diverges under plain steps of 0.3 because of the heavy tails, so it gets Adam: least squares is the wrong "
+        "tool for such pairs. At 40 % little is left to learn from 400 pairs, and no difference between methods is "
+        "clear."
     ),
 )
 def label_noise(run: Run) -> None:
@@ -47,7 +49,7 @@ def label_noise(run: Run) -> None:
         told = min(rate, 0.49)
         methods = run.present(
             method("DPO", f"DPO {percent(rate)}", beta=BETA),
-            method("DPO", f"cDPO {percent(rate)}", beta=BETA, label_smoothing=told),
+            method("ConservativeDPO", f"cDPO {percent(rate)}", beta=BETA, label_smoothing=told),
             method("RobustDPO", f"rDPO {percent(rate)}", beta=BETA, label_smoothing=told),
             method("IPO", f"IPO {percent(rate)}", beta=BETA),
             method("DrDPO", f"Dr. DPO {percent(rate)}", beta=BETA),
@@ -59,11 +61,8 @@ def label_noise(run: Run) -> None:
             theta = train(Objective(world.train, one, pairs), world.train.start(), run.steps(1500), *rule)
             run.measure(one, accuracy=world.accuracy(theta))
             lines.setdefault(one.label.removesuffix(f" {percent(rate)}"), {})[100 * rate] = one.label
-    for rate in (0.2, 0.4):
-        for name in ("Dr. DPO", "ROPO"):
-            run.expect("accuracy", f"{name} {percent(rate)}", ">", f"DPO {percent(rate)}")
-    for rate in (0.1, 0.2, 0.4):
-        for name in ("IPO", "cDPO", "rDPO", "DPO-COV"):
+    for name in ("Dr. DPO", "ROPO", "DPO-COV", "IPO", "cDPO", "rDPO"):
+        for rate in RATES[1:]:
             run.expect("accuracy", f"{name} {percent(rate)}", ">", f"DPO {percent(rate)}")
     run.plot_lines("accuracy", "flipped labels, %", lines)
 
@@ -72,7 +71,7 @@ def label_noise(run: Run) -> None:
     claim="Leaving out the pairs with the largest ROPO loss finds flipped labels, and keeps ROPO ahead of DPO",
     paper="ROPO, arXiv 2404.04102",
     world=T2,
-    budget="1500 full-batch gradient steps of 0.3, beta 0.5, alpha 14; every 300 steps the worst 20 % are left out anew",
+    budget="1500 full-batch gradient steps of 0.3, beta 0.5, alpha 14; every 300 steps the worst 20 % are left out",
     seeds=8,
     discussion="At 0 % flips every pair that is left out is a good one, so there the filter costs accuracy by design.",
 )
@@ -148,7 +147,7 @@ def robust_identity(run: Run) -> None:
     for one in run.present(
         method("RobustDPO", "rDPO", beta=BETA, label_smoothing=0.3),
         method("DPO", beta=BETA),
-        method("DPO", "cDPO", beta=BETA, label_smoothing=0.3),
+        method("ConservativeDPO", "cDPO", beta=BETA, label_smoothing=0.3),
     ):
         state = run.fit(world, one, pairs, steps=4000, learning_rate=0.05)
         run.measure(one, KL_to_clean_optimum=kl(state, world.optimum(BETA)))

@@ -13,7 +13,7 @@ from evidence.worlds.data import Pairs
 
 
 @experiment(
-    claim="A reference that follows the policy lets TR-DPO go further than DPO at the same beta: more reward, more divergence",
+    claim="A reference that follows the policy lets TR-DPO go further than DPO: more reward, more divergence",
     paper="TR-DPO, arXiv 2404.09656",
     world="W1: log-linear bandit, 256 sampled pairs.",
     budget="600 full-batch steps of Adam 0.03, beta 1; soft: 0.6 every 32 steps, hard: 1 every 128",

@@ -12,10 +12,11 @@ BETAS = (0.1, 0.3, 0.5, 1.0, 2.0)
 
 
 @experiment(
-    claim="From few pairs with margins, ODPO's implicit rewards follow the true score gaps better than DPO's, at every beta",
+    claim="From few pairs with margins, ODPO's implicit rewards follow score gaps better than DPO's, at every beta",
     paper="ODPO, arXiv 2402.10571",
-    world="W1: log-linear bandit, scores = sigmoid of the reward, 40 sampled pairs, the better score is chosen.",
+    world=("W1: log-linear bandit, scores = sigmoid of the reward, 40 sampled pairs, the better score is chosen."),
     budget="600 full-batch steps of Adam 0.03, offset = log of the score gap",
+    seeds=10,
 )
 def margins(run: Run) -> None:
     """Spearman correlation, over all pairs of responses, of implicit gaps with gaps of scores."""
@@ -44,7 +45,10 @@ def margins(run: Run) -> None:
 @experiment(
     claim="From the same responses UNA learns more of scores than of thumbs, and more of thumbs than DPO of pairs",
     paper="UNA, arXiv 2408.15339",
-    world="T5: 8 prompts, 10 responses, rewards with log Z = 0; n response pairs judged as pair, as thumbs, as noisy scores.",
+    world=(
+        "T5: 8 prompts, 10 responses, rewards with log Z = 0; n response pairs judged as pair, as thumbs, as noisy "
+        "scores."
+    ),
     budget="1500 full-batch steps of Adam 0.05, beta 0.5",
     seeds=8,
 )

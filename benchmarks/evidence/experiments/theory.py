@@ -7,9 +7,10 @@ import torch
 from evidence.experiment import Run, experiment
 from evidence.product import Objective, method
 from evidence.training import train
-from evidence.worlds.base import kl
+from evidence.worlds.base import generators, kl
 from evidence.worlds.data import Pairs
 from evidence.worlds.tabular import Tabular, exact_winners, one_prompt, single
+from lit_align.core.outputs import PairLogps
 
 
 @experiment(
@@ -82,8 +83,8 @@ def bounded_gaps(run: Run) -> None:
     world = Tabular(one_prompt([0.5, 0.5]), one_prompt([1.0, 1.0]))
     for one in run.present(
         method("DPO", beta=0.5),
-        method("DPO", "cDPO 0.1", beta=0.5, label_smoothing=0.1),
-        method("DPO", "cDPO 0.2", beta=0.5, label_smoothing=0.2),
+        method("ConservativeDPO", "cDPO 0.1", beta=0.5, label_smoothing=0.1),
+        method("ConservativeDPO", "cDPO 0.2", beta=0.5, label_smoothing=0.2),
     ):
         moved = (run.fit(world, one, single(0, 1), steps=2000, learning_rate=0.05) - world.reference)[0, 0]
         run.measure(one, reward_gap=0.5 * (moved[:1] - moved[1:]))
@@ -93,3 +94,40 @@ def bounded_gaps(run: Run) -> None:
         run.compare_with_spec("reward_gap", label, [gap])
     run.expect("reward_gap", "DPO", ">", 3 * 2.197225)
     run.plot_bars("reward_gap")
+
+
+@experiment(
+    claim="BCO's cross entropy bounds DPO's loss from above, most tightly with the mean reward as its shift",
+    paper="BCO, arXiv 2404.04656",
+    world="1000 pairs with standard normal implicit rewards around a common offset of 2; nothing is trained.",
+    budget="beta 1",
+)
+def classifier_bound(run: Run) -> None:
+    """Mean BCO loss minus mean DPO loss, by the shift."""
+    drawn = torch.stack([torch.randn(2, 1000, generator=g, dtype=torch.float64) + 2 for g in generators(run.seeds)])
+    ones = torch.ones(1000, dtype=torch.float64)
+    dpo = method("DPO", beta=1.0).build()
+    gaps: dict[str, list[torch.Tensor]] = {}
+    for shift in run.present(method("BCOPair", beta=1.0, shift=False)):
+        mean = method("BCOPair", beta=1.0, shift=True)
+        for rewards in drawn:
+            reference = PairLogps(0 * ones, 0 * ones, ones, ones)
+            policy = PairLogps(*rewards, ones, ones)
+            twice = policy._replace(chosen=rewards[0] - 2 * rewards.mean(), rejected=rewards[1] - 2 * rewards.mean())
+            for label, module, given in (
+                ("mean reward", mean.build(), policy),
+                ("no shift", shift.build(), policy),
+                ("twice the mean", shift.build(), twice),
+            ):
+                gap = module.losses(given, reference).mean() - dpo.losses(policy, reference).mean()
+                gaps.setdefault(label, []).append(gap)
+    for label, values in gaps.items():
+        run.measure(label, gap=torch.stack(values))
+    for label in gaps:
+        run.expect("gap", label, ">", 0.0)
+    run.expect("gap", "mean reward", "<", "no shift")
+    run.expect("gap", "mean reward", "<", "twice the mean")
+    run.compare_with_spec("gap", "mean reward", [0.669])
+    run.compare_with_spec("gap", "no shift", [1.373])
+    run.compare_with_spec("gap", "twice the mean", [1.435])
+    run.plot_bars("gap")

@@ -49,7 +49,7 @@ class Bigram(World):
             rows.append(torch.stack(places, 1))
         return torch.stack(rows)
 
-    def filtered(self, number: int, accept) -> Tensor:  # noqa: ANN001
+    def filtered(self, number: int, accept) -> Tensor:
         """Texts [S, number, 6] of the reference for which `accept` holds.
 
         Args:
@@ -91,7 +91,7 @@ class Bigram(World):
         return Texts(*self._index(len(texts)), texts.repeat(self.seeds))
 
     def pairs(self, number: int, noise: bool = True) -> Pairs:
-        """Pairs of samples of the reference, labelled by Bradley-Terry, or by the better value; ties are drawn again."""
+        """Pairs of samples of the reference, by Bradley-Terry, or by value without ties."""
         one, two = self.sample(8 * number), self.sample(8 * number)
         gap = (value(one) - value(two)).double()
         draws = torch.stack([torch.rand(8 * number, generator=g, dtype=torch.float64) for g in self.generators])

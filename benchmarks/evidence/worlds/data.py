@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+NO_FACTS: dict[str, Tensor] = {}
+
 
 class Pairs(NamedTuple):
     """Pairs of responses to one prompt each."""
@@ -22,7 +24,7 @@ class Pairs(NamedTuple):
     """[B] int64."""
     rejected: Tensor
     """[B] int64."""
-    facts: dict[str, Tensor] = {}
+    facts: dict[str, Tensor] = NO_FACTS
     """What methods may ask for by name (margin, timestamp ...), each [B]."""
     weights: Tensor | None = None
     """[B], probability of each pair; sums to 1 per seed. None for pairs that count alike."""
@@ -43,7 +45,7 @@ class Labels(NamedTuple):
     """[B] float64, for scored data."""
     weights: Tensor | None = None
     """[B], probability of each example; sums to 1 per seed."""
-    facts: dict[str, Tensor] = {}
+    facts: dict[str, Tensor] = NO_FACTS
 
 
 class Lists(NamedTuple):
@@ -58,7 +60,7 @@ class Lists(NamedTuple):
     scores: Tensor
     """[B, K] float64, falling."""
     weights: None = None
-    facts: dict[str, Tensor] = {}
+    facts: dict[str, Tensor] = NO_FACTS
 
 
 class Texts(NamedTuple):
@@ -71,7 +73,7 @@ class Texts(NamedTuple):
     response: Tensor
     """[B] int64."""
     weights: Tensor | None = None
-    facts: dict[str, Tensor] = {}
+    facts: dict[str, Tensor] = NO_FACTS
 
 
 Data = Pairs | Labels | Lists | Texts

@@ -71,7 +71,7 @@ class NoisyPairs:
         return normal / spread.sqrt(), taste, torch.rand(number, generator=generator, dtype=torch.float64)
 
     def pairs(self, flips: float) -> Pairs:
-        """The training pairs with a share of flipped labels; those of a smaller share are flipped in a larger one too."""
+        """The training pairs with a share of flipped labels; the flips of 10 % are among those of 20 %."""
         truth = torch.einsum("snd,sd->sn", self.train.features, self.taste) > 0
         flipped = self.draws < flips
         return self.train.pairs(truth ^ flipped, {"flipped": flipped})

@@ -1,4 +1,4 @@
-"""T5 and T6, tabular bandits with sampled preferences: kinds of feedback, and labels that favour length and may be wrong."""
+"""T5 and T6, tabular bandits with sampled preferences: kinds of feedback; labels that favour length or are wrong."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Feedback(Tabular):
         shift = torch.randint(1, self.responses, (number,), generator=generator)
         return prompt, one, (one + shift) % self.responses
 
-    def _per_seed(self, sample) -> Tensor:  # noqa: ANN001
+    def _per_seed(self, sample) -> Tensor:
         """Draws of all seeds, each from its own generator."""
         number = len(self.seed) // self.seeds
         return torch.cat([sample(number, generator=generator, dtype=torch.float64) for generator in self.generators])

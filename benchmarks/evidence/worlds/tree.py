@@ -15,9 +15,9 @@ PATHS = QUALITIES * (MOST + 1)
 class Tree(World):
     """Response (q, c): quality token q, c times "continue", "stop"; after 11 continues the stop is certain.
 
-    Reward = 0.6 q + bonus * length: labels that favour length, as human and model judges do. Pairs are not sampled: every
-    pair counts with its exact probability. Seed 0 is the world with the round numbers of the docstring of `_logits`;
-    in the others they are shaken, so that a result is not one of these numbers alone.
+    Reward = 0.6 q + bonus * length: labels that favour length, as human and model judges do. Pairs are not sampled:
+    every pair counts with its exact probability. Seed 0 is the world with the round numbers of `_logits`; in the others
+    they are shaken, so that a result is not one of these numbers alone.
 
     Args:
         seeds: number of seeds, from 0.
