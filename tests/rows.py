@@ -19,6 +19,7 @@ def _pair(i: int) -> dict[str, Any]:
         "score_chosen": 0.6 + 0.02 * i,
         "score_rejected": 0.3,
         "timestamp": i % 4,
+        "target": f"In short: {WORDS[(i + 5) % 8]}.",
     }
 
 

@@ -118,8 +118,8 @@ class Objective:
     def reference_theta(self, theta: Tensor) -> None:
         self._reference_theta = theta.detach().clone()
         with torch.no_grad():
-            self.reference = self.world.state(self._reference_theta)
-            inputs = self.world.inputs(self.reference, self.data)
+            self.reference = self.world.behind(self._reference_theta)
+            inputs = self._inputs(self.reference)
         if not self.modules[0].needs_reference:
             inputs = _without_reference(inputs)
         self.reference_inputs = inputs
@@ -130,23 +130,27 @@ class Objective:
 
     def of_state(self, state: Tensor) -> Tensor:
         """The same, of a policy."""
-        policy, reference, facts = self.world.inputs(state, self.data), self.reference_inputs, self._facts(state)
+        policy, reference, facts = self._inputs(state), self.reference_inputs, self._facts(state)
         together = None if self.coupled else self._terms(self.modules[0], state, policy, reference, self.data, facts)
         losses = []
+        tokens = _tokens(policy)
         for where, module, piece in zip(self.slices, self.modules, self.pieces, strict=True):
-            own = _rows(policy, where)
             if together is None:
-                terms = self._terms(module, state, own, _rows(reference, where), piece, _sliced(facts, where))
+                own, behind = _rows(policy, where), _rows(reference, where)
+                terms = self._terms(module, state, own, behind, piece, _sliced(facts, where))
             else:
                 terms = {name: term._replace(values=term.values[where]) for name, term in together.items()}
-            losses.append(reduced(terms, _tokens(own), piece.weights, getattr(piece, "label", None)))
+            losses.append(reduced(terms, tokens[where], piece.weights, getattr(piece, "label", None)))
         return torch.stack(losses)
+
+    def _inputs(self, state: Tensor) -> Inputs:
+        return self.world.inputs(state, self.data, public=getattr(self.modules[0], "needs_public", False))
 
     @torch.no_grad()
     def per_example(self, theta: Tensor) -> list[Tensor]:
         """For each seed, the losses [B] of its examples as a validation computes them."""
         state = self.world.state(theta)
-        policy, facts = self.world.inputs(state, self.data), self._facts(state)
+        policy, facts = self._inputs(state), self._facts(state)
         values = []
         for where, module, piece in zip(self.slices, self.modules, self.pieces, strict=True):
             module.eval()
@@ -195,7 +199,7 @@ class Objective:
         noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(0), dtype=start.dtype)
         with torch.no_grad():
             state = self.world.state(start + 0.3 * noise)
-            policy, reference, facts = self.world.inputs(state, self.data), self.reference_inputs, self._facts(state)
+            policy, reference, facts = self._inputs(state), self.reference_inputs, self._facts(state)
             whole = self._terms(trial, state, policy, reference, self.data, facts)
             if not all(map(_same, before, trial.buffers())):
                 return True

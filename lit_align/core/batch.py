@@ -71,7 +71,7 @@ class Example(NamedTuple):
     timestamp: float | None = None
     """When the preference was stated, in whatever unit the data have; larger is newer."""
     target: int | None = None
-    """Index into `ids` of a text to stay close to, which is in no pair (SLiC-HF)."""
+    """Index into `ids` of a text to stay close to, which may be in no pair (SLiC-HF)."""
     truncated: list[bool] | None = None
     """Responses to be scored: whether each, or its prompt, was cut."""
 
@@ -131,6 +131,8 @@ class Counts(NamedTuple):
     """Completions that are labelled undesirable."""
     desirable_tokens: Tensor | float = 0.0
     """Tokens of completions that are labelled desirable."""
+    target_tokens: Tensor | float = 0.0
+    """Tokens of the texts that pairs are to stay close to."""
 
 
 class PairBatch(NamedTuple):
@@ -166,7 +168,8 @@ class PairBatch(NamedTuple):
         tokens = self.rows.response_lengths[self.chosen].sum()
         if self.prompt is not None:
             tokens = tokens + self.rows.response_lengths[self.prompt].sum()
-        return Counts(examples=len(self.chosen), tokens=tokens)
+        close_to = self.rows.response_lengths[self.chosen if self.target is None else self.target].sum()
+        return Counts(examples=len(self.chosen), tokens=tokens, target_tokens=close_to)
 
 
 class LabelBatch(NamedTuple):

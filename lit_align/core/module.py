@@ -86,7 +86,7 @@ class AlignmentModule(LightningModule, ABC):
     needs_kl: ClassVar[bool] = False
     """Whether unpaired batches carry mismatched prompts and completions, for a KL estimate."""
     needs_fields: ClassVar[frozenset[str]] = frozenset()
-    """What every row of the data must have besides, of `margin`, `scores` and `timestamp`."""
+    """What every row of the data must have besides, of `margin`, `scores`, `timestamp`, `target`."""
     needs_both_labels: ClassVar[bool] = True
     """Whether there is nothing to learn from completions that are all desirable, or all undesirable."""
     reads_target: ClassVar[bool] = False

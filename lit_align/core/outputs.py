@@ -68,6 +68,11 @@ class PairLogps(NamedTuple):
         return self._replace(chosen=self.chosen - reference.chosen, rejected=self.rejected - reference.rejected)
 
     @property
+    def close_to(self) -> Tensor:
+        """[B], log-probability of the text to stay close to: the target, or the chosen response where none has one."""
+        return self.chosen if self.target is None else self.target
+
+    @property
     def margins(self) -> Tensor:
         """[B], chosen minus rejected."""
         return self.chosen - self.rejected
@@ -120,6 +125,7 @@ class Per(str, Enum):
     TOKENS = "tokens"
     UNDESIRABLE = "undesirable"
     DESIRABLE_TOKENS = "desirable_tokens"
+    TARGET_TOKENS = "target_tokens"
 
 
 class Term(NamedTuple):

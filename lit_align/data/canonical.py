@@ -33,6 +33,7 @@ REPEATED_RESPONSE = "response that repeats another"
 REPEATED_PROMPT = "prompt repeated inside both responses"
 UNDESIRABLE = "the response is labelled undesirable"
 FEW_RESPONSES = "fewer than two responses that can be compared"
+FEW_FOR_TRIPLE = "fewer than three responses"
 BAD_ROW = "bad row"
 
 

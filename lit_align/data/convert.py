@@ -15,11 +15,13 @@ from lit_align.data.pairing import (
     Converted,
     adjacent_pairs,
     all_pairs,
+    best_index,
     best_worst,
     get_scores,
     random_pairs,
     rejection_sampled,
     tournament_pairs,
+    triples,
 )
 
 Apply = Callable[[CanonicalRow], Converted]
@@ -92,9 +94,7 @@ def check_arguments(name: str | None, arguments: Mapping[str, Any]) -> None:
 
 def ranked_to_best(row: CanonicalRow) -> Converted:
     """The best response as a demonstration, of those with equal scores the first."""
-    scores = get_scores(row)
-    best = max(range(len(scores)), key=lambda index: scores[index])
-    return [row._replace(completions=[row.completions[best]], scores=None, left_out={})]
+    return [row._replace(completions=[row.completions[best_index(row)]], scores=None, left_out={})]
 
 
 def ranked_to_scored(row: CanonicalRow) -> Converted:
@@ -145,6 +145,7 @@ CONVERSIONS = {
     "adjacent_pairs": Conversion(DataKind.RANKED, DataKind.PAIRS, adjacent_pairs),
     "random_pairs": Conversion(DataKind.RANKED, DataKind.PAIRS, random_pairs),
     "tournament_pairs": Conversion(DataKind.RANKED, DataKind.PAIRS, tournament_pairs),
+    "triples": Conversion(DataKind.RANKED, DataKind.PAIRS, triples),
     "rejection_sampled": Conversion(DataKind.RANKED, DataKind.PAIRS, rejection_sampled),
     "ranked_to_scored": Conversion(DataKind.RANKED, DataKind.SCORED, ranked_to_scored),
     "ranked_to_best": Conversion(DataKind.RANKED, DataKind.DEMONSTRATIONS, ranked_to_best),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from lit_align.core.batch import DataKind
+from lit_align.core.demand import Demand
 from lit_align.core.errors import DataError
 from lit_align.data.canonical import CanonicalRow
 from lit_align.data.formats import ON_REQUEST
@@ -18,13 +19,19 @@ _FIXES = {
     "margin": ("margin", f"add 'margin', or {_SCORES}; {_MAPPED}; or convert ranked responses with data.convert"),
     "scores": ("score_chosen", f"{_SCORES}; {_MAPPED}; or convert ranked responses with data.convert"),
     "timestamp": ("timestamp", f"add 'timestamp', a number or a date as in 2024-05-31; {_MAPPED}"),
+    "target": ("target", f"add 'target'; {_MAPPED}; or convert ranked responses with data.convert"),
 }
 """What a method may need -> the column that is missed, and what to do."""
 _HAS: dict[str, Callable[[CanonicalRow], bool]] = {
     "margin": lambda row: row.margins is not None,
     "scores": lambda row: row.scores is not None,
     "timestamp": lambda row: row.timestamp is not None,
+    "target": lambda row: row.target is not None,
 }
+
+
+_PLURALS = {"margin": "margins", "scores": "scores"}
+"""What may have limits."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,18 @@ class Demands:
     """What is to be found in data; by default nothing in particular."""
 
     fields: tuple[str, ...] = ()
-    """Of margin, scores and timestamp: what every row must have."""
+    """Of margin, scores, timestamp and target: what every row must have."""
     columns: tuple[str, ...] = ()
     """Of `formats.ON_REQUEST`: what is read."""
     both_labels: bool = True
     """Whether labelled data of one label are useless."""
+    limits: tuple[Demand, ...] = ()
+    """Ranges of margins and scores."""
+    best_is_target: bool = False
+    """Whether the best of ranked responses becomes the target of their pairs."""
 
     def check(self, row: CanonicalRow, places: Places, learner: str) -> None:
-        """Refuse a row that lacks something.
+        """Refuse a row that lacks something, or has a number that the method cannot use.
 
         Args:
             row: converted, as it would be learnt.
@@ -55,6 +66,12 @@ class Demands:
                 field, fix = _FIXES[name]
                 what = f"{learner} needs the {name} of every pair, and a row has none"
                 raise DataError(what, file=file, row=number, field=field, value="null", fix=fix)
+        for limit in self.limits:
+            for field, value in _numbers(row, limit.name):
+                if not limit.allows(value):
+                    file, number = places.find(row.row)
+                    what = f"{learner} needs {_PLURALS[limit.name]} {limit.wanted}, and a row has another"
+                    raise DataError(what, file=file, row=number, field=field, value=value, fix=limit.fix)
 
 
 NO_DEMANDS = Demands()
@@ -71,7 +88,8 @@ def demands_of(method: Any, kind: DataKind | None) -> Demands:
         return Demands(columns=("timestamp",))
     if kind is None or kind is not getattr(method, "data_kind", None):
         return NO_DEMANDS
-    needed = frozenset(getattr(method, "needs_fields", ()))
+    own: tuple[Demand, ...] = getattr(method, "demands", ())
+    needed = frozenset(getattr(method, "needs_fields", ())) | {demand.name for demand in own}
     assert needed <= _HAS.keys(), f"needs_fields names what no row has: {sorted(needed - _HAS.keys())}"
     wanted = needed | frozenset(getattr(method, "reads", ()))
     wanted |= {"target"} if getattr(method, "reads_target", False) else frozenset()
@@ -79,4 +97,19 @@ def demands_of(method: Any, kind: DataKind | None) -> Demands:
         fields=tuple(name for name in _HAS if name in needed),
         columns=tuple(name for name in ON_REQUEST if name in wanted),
         both_labels=getattr(method, "needs_both_labels", True),
+        limits=tuple(demand for demand in own if demand.name in _PLURALS),
+        best_is_target=getattr(method, "best_is_target", False),
     )
+
+
+def _numbers(row: CanonicalRow, name: str) -> Iterator[tuple[str, float]]:
+    """The margins or the scores of a row, each with the column where it is to be found."""
+    if name == "margin":
+        yield from (("margin", value) for value in row.margins or ())
+        return
+    scores = row.scores or []
+    if row.pairs and len(scores) == 2:
+        columns = ["score_chosen", "score_rejected"]
+    else:
+        columns = ["score" if len(scores) == 1 else "scores"] * len(scores)
+    yield from zip(columns, scores, strict=True)

@@ -52,7 +52,7 @@ class PreferenceDataModule(LightningDataModule):
         predict: source of prompts for `lit-align generate` and of responses for `lit-align score`.
         tokenizer: folder or hub name; None: the policy's.
         convert: makes another kind of data. Ranked responses to pairs: best_worst, all_pairs, adjacent_pairs,
-            random_pairs, tournament_pairs, rejection_sampled. Others: ranked_to_best, ranked_to_scored,
+            random_pairs, tournament_pairs, triples, rejection_sampled. Others: ranked_to_best, ranked_to_scored,
             pairs_to_unpaired, pairs_to_chosen, unpaired_to_desirable, unpaired_to_scored.
         convert_args: settings of the conversion: `num_pairs` and `seed` of random_pairs; `beta`, `num_samples` and
             `seed` of rejection_sampled.

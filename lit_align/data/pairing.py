@@ -9,6 +9,7 @@ from itertools import combinations, pairwise
 
 from lit_align.data.assemble import same_response
 from lit_align.data.canonical import (
+    FEW_FOR_TRIPLE,
     FEW_RESPONSES,
     IDENTICAL,
     IDENTICAL_PAIR,
@@ -26,9 +27,16 @@ Converted = list[CanonicalRow | Dropped]
 def best_worst(row: CanonicalRow) -> Converted:
     """The best response against the worst, of those with equal scores the first; the margin is the gap."""
     scores = get_scores(row)
-    best = max(range(len(scores)), key=lambda index: scores[index])
     worst = min(range(len(scores)), key=lambda index: scores[index])
-    return [_paired(row, [(best, worst)])]
+    return [_paired(row, [(best_index(row), worst)])]
+
+
+def triples(row: CanonicalRow) -> Converted:
+    """The best response as the target, the second best against the worst (TriplePO)."""
+    order = _by_score(row)
+    if len(order) < 3:
+        return [Dropped(row.row, FEW_FOR_TRIPLE, f"{len(order)}")]
+    return [_paired(best_as_target(row), [(order[1], order[-1])])]
 
 
 def all_pairs(row: CanonicalRow) -> Converted:
@@ -107,6 +115,17 @@ def listed(row: CanonicalRow) -> CanonicalRow | Dropped:
         return Dropped(row.row, UNDECIDED, f"scores {scores}")
     left_out = {**row.left_out, REPEATED_RESPONSE: repeated} if repeated else row.left_out
     return row._replace(completions=[row.completions[index] for index in kept], scores=scores, left_out=left_out)
+
+
+def best_as_target(row: CanonicalRow) -> CanonicalRow:
+    """The best response, of those with equal scores the first, as the text to stay close to (SLiC-HF's y_ref)."""
+    return row._replace(target=row.completions[best_index(row)])
+
+
+def best_index(row: CanonicalRow) -> int:
+    """Where the best response of a ranked row stands, of those with equal scores the first."""
+    scores = get_scores(row)
+    return max(range(len(scores)), key=lambda index: scores[index])
 
 
 def get_scores(row: CanonicalRow) -> list[float]:

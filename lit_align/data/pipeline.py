@@ -23,7 +23,7 @@ from lit_align.data.checks import SetChecks
 from lit_align.data.convert import CONVERSIONS, Conversion, conversions_between, find_conversion
 from lit_align.data.demands import NO_DEMANDS, Demands
 from lit_align.data.formats import LABELS
-from lit_align.data.pairing import listed
+from lit_align.data.pairing import best_as_target, listed
 from lit_align.data.places import Places, local_path
 from lit_align.data.readers import peek, read_rows
 from lit_align.data.render import Renderer, group_key
@@ -321,6 +321,8 @@ class RowSteps:
 
     def _learnable(self, row: CanonicalRow) -> Iterator[CanonicalRow | Dropped]:
         """What comes of a row that was read: converted, and with all that its method asks for."""
+        if self.demands.best_is_target and self.fmt.kind is DataKind.RANKED:
+            row = best_as_target(row)
         for result in [row] if self.convert is None else self.convert(row):
             yield result if isinstance(result, Dropped) else self._checked(result)
 

@@ -102,7 +102,8 @@ class Tokeniser:
         try:
             if self.kind is DataKind.PROMPTS:
                 return [self.renderer.prompt(row)]
-            if self.kind is DataKind.PAIRS and row.target is not None:
+            if self._target(row) == len(row.completions):
+                assert row.target is not None
                 row = row._replace(completions=[*row.completions, row.target])
             texts = self.renderer.responses(row)
             if self.kind in _TWICE and row.second_prompt is not None:
@@ -229,7 +230,7 @@ class Tokeniser:
         masks = None
         if any(response.mask is not None for response in responses):
             masks = [r.mask if r.mask is not None else [1] * (len(r.ids) - r.prompt) for r in responses]
-        target = len(row.completions) if self.kind is DataKind.PAIRS and row.target is not None else None
+        target = self._target(row)
         return Example(
             row=row.row,
             ids=[response.ids for response in responses],
@@ -239,11 +240,17 @@ class Tokeniser:
             margins=row.margins,
             label=row.label,
             # A row's own values are of its pair alone.
-            reference_logps=row.reference_logps if target is None else None,
+            reference_logps=row.reference_logps if len(responses) == len(row.completions) else None,
             scores=None if self.kind is DataKind.PROMPTS else row.scores,
             timestamp=row.timestamp,
             target=target,
         )
+
+    def _target(self, row: CanonicalRow) -> int | None:
+        """Where the text to stay close to stands: among the responses, so that it is scored once, or behind them."""
+        if self.kind is not DataKind.PAIRS or row.target is None:
+            return None
+        return row.completions.index(row.target) if row.target in row.completions else len(row.completions)
 
     def _mismatches(self, text: Rendered, response: Response, prompts: _Prompts) -> bool:
         """Whether the model would be prompted with other tokens than it is trained on."""

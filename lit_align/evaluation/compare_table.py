@@ -191,7 +191,7 @@ def as_text(comparison: Mapping[str, Any], width: int) -> str:
         comparison: see `tools.compare`.
         width: characters in a line.
     """
-    rows = _texts(comparison)
+    rows = _with_room_for_marks(_texts(comparison))
     first = [len(max([name for name, _ in rows], key=len))]
     blocks: list[list[int]] = [[]]
     widths = [max(len(heading(m)), *(len(texts[i]) for _, texts in rows)) for i, m in enumerate(METRICS)]
@@ -209,6 +209,15 @@ def as_text(comparison: Mapping[str, Any], width: int) -> str:
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def _with_room_for_marks(rows: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+    """The same texts, so that numbers of a column with marks stand below each other."""
+    columns = [list(column) for column in zip(*(texts for _, texts in rows), strict=True)]
+    for column in columns:
+        if any(text.endswith((ALONE, AMONG)) for text in column):
+            column[:] = [text if text.endswith((ALONE, AMONG)) else f"{text}  " for text in column]
+    return [(name, list(texts)) for (name, _), texts in zip(rows, zip(*columns, strict=True), strict=True)]
 
 
 def _texts(comparison: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lit_align.core.batch import Example
+from lit_align.core.errors import ConfigError
 from lit_align.core.kinds import Losses, PairwiseModule, as_terms
 from lit_align.core.metrics import over_ranks
 from lit_align.core.outputs import PairLogps, Per, Term
-from lit_align.core.ranges import not_negative
+from lit_align.core.ranges import finite, not_negative
+from lit_align.core.running import RunningMean
 from lit_align.core.side_pass import score_responses
 from lit_align.data.lookup import training_data
 from lit_align.functional.pairwise import value_with_gradient_of
@@ -53,16 +54,21 @@ class Bilevel(PairwiseModule):
         super().__init__(**kwargs)
         self.rho = not_negative("rho", rho)
         self.penalty, self.slack, self.nll_reduction = penalty, not_negative("slack", slack), nll_reduction
-        self.v_hat = None if v_hat == "initial" else float(v_hat)
-        self.v_initial: Tensor
-        """Scalar, nats per token; NaN until it is known."""
-        self.register_buffer("v_initial", torch.tensor(math.nan, dtype=torch.float64))
+        if penalty == "linear" and slack:
+            raise ConfigError(
+                "a linear penalty has no slack: it would only shift the loss by a constant",
+                got=f"penalty: linear, slack: {slack}",
+                fix="leave slack at 0, or set model.penalty to hinge or squared_hinge",
+            )
+        self.v_hat = None if v_hat == "initial" else finite("v_hat", v_hat)
+        self.v_initial = RunningMean()
+        """Of one value, nats per token; of none until it is known."""
 
     def on_fit_start(self) -> None:
         """Measure the initial policy, unless a checkpoint has brought its value along."""
         super().on_fit_start()
-        if self.v_hat is None and self.v_initial.isnan():
-            self.v_initial.fill_(self._initial_nll())
+        if self.v_hat is None and self.v_initial.count == 0:
+            self.v_initial.update(self._initial_nll())
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> Losses:
         """Losses [B] of the pairs, nats, and the penalty."""
@@ -70,7 +76,7 @@ class Bilevel(PairwiseModule):
             "preference" if name == "loss" else name: term
             for name, term in as_terms(super().losses(policy, reference)).items()  # type: ignore[safe-super]
         }
-        v_hat = self.v_initial.nan_to_num(0.0) if self.v_hat is None else self.v_hat
+        v_hat = self.v_initial.mean if self.v_hat is None else self.v_hat
         if self.penalty == "linear":
             per_token = self.nll_reduction == "token_mean"
             nll = -(policy if per_token else policy.mean()).chosen

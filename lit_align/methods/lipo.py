@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_align.core.demand import Demand
 from lit_align.core.kinds import ListwiseModule
 from lit_align.core.outputs import ListLogps
 from lit_align.core.ranges import positive
@@ -103,6 +104,12 @@ class LiPO(ListwiseModule):
         self.reward_temperature = reward_temperature
         if reward_temperature is not None:
             positive("reward_temperature", reward_temperature)
+
+    @property
+    def demands(self) -> tuple[Demand, ...]:
+        """Scores that are labels lie in [0, 1]."""
+        fix = "give scores from 0 to 1, or set model.reward_temperature, which makes labels of scores of any size"
+        return () if self.reward_temperature is not None else (Demand("scores", 0.0, 1.0, fix=fix),)
 
     def losses(self, policy: ListLogps, reference: ListLogps, scores: Tensor) -> Tensor:
         """Losses [B] of the lists."""

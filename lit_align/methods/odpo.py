@@ -6,48 +6,21 @@ must win by more than one that was judged a little better. The data say how much
 
 Differs: the paper's offset is the logarithm of the score's gap, which is negative for gaps below 1: then a pair need
 not even be won. Its ablation takes the gap itself (`identity`), its code also the logarithm of the scores' quotient
-(`ratio`). TRL has no ODPO. Where the logarithm does not exist, training stops and names the row: a clamp, such as at
-1e-8, would switch the pair off in silence.
+(`ratio`). TRL has no ODPO. Where the logarithm does not exist, the row is refused as soon as it is read: a clamp, such
+as at 1e-8, would switch the pair off in silence.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from lit_align.core.errors import ConfigError, DataError
+from lit_align.core.demand import Demand
 from lit_align.core.kinds import PairwiseModule
 from lit_align.core.outputs import PairLogps
 from lit_align.core.ranges import not_negative, positive
 from lit_align.functional.pairwise import logistic
-
-
-def logarithm(values: Tensor, field: str, rows: Tensor) -> Tensor:
-    """Logarithm of positive numbers of the data.
-
-    Args:
-        values: [B], what the data say.
-        field: the column that it comes from.
-        rows: [B] int64, rows of the data.
-
-    Returns:
-        [B].
-
-    Raises:
-        DataError: a number is 0 or less.
-    """
-    (wrong,) = torch.nonzero(values <= 0, as_tuple=True)
-    if len(wrong):
-        raise DataError(
-            f"ODPO takes the logarithm of '{field}', which is not above 0",
-            row=int(rows[wrong[0]]),
-            field=field,
-            value=values[wrong[0]].item(),
-            fix="drop ties and inverted pairs, or set model.offset to identity",
-        )
-    return values.log()
 
 
 class ODPO(PairwiseModule):
@@ -62,7 +35,7 @@ class ODPO(PairwiseModule):
             over the rejected one.
     """
 
-    reads = ("margin", "chosen_scores", "rejected_scores", "source_rows")
+    reads = ("margin", "chosen_scores", "rejected_scores")
     needs_fields = frozenset({"margin"})
 
     def __init__(
@@ -78,6 +51,14 @@ class ODPO(PairwiseModule):
         self.alpha = not_negative("alpha", alpha)
         self.offset = offset
 
+    @property
+    def demands(self) -> tuple[Demand, ...]:
+        """Logarithms are of numbers above 0."""
+        if self.offset == "identity":
+            return ()
+        fix = "drop such pairs (data.on_bad_row: drop), or set model.offset to identity"
+        return (Demand("margin" if self.offset == "log" else "scores", 0.0, strict=True, fix=fix),)
+
     def losses(
         self,
         policy: PairLogps,
@@ -85,18 +66,12 @@ class ODPO(PairwiseModule):
         margin: Tensor,
         chosen_scores: Tensor | None,
         rejected_scores: Tensor | None,
-        source_rows: Tensor,
     ) -> Tensor:
         """Losses [B] of the pairs, nats."""
         if self.offset == "ratio":
-            if chosen_scores is None or rejected_scores is None:
-                raise ConfigError(
-                    "ODPO's offset needs a score of each response",
-                    got="model.offset: ratio, and a pair without scores",
-                    fix="add 'score_chosen' and 'score_rejected' to the data, or set model.offset to log or identity",
-                )
-            better = logarithm(chosen_scores, "score_chosen", source_rows)
-            offset = better - logarithm(rejected_scores, "score_rejected", source_rows)
+            assert chosen_scores is not None, "`demands` says that every pair has scores"
+            assert rejected_scores is not None, "`demands` says that every pair has scores"
+            offset = chosen_scores.log() - rejected_scores.log()
         else:
-            offset = margin if self.offset == "identity" else logarithm(margin, "margin", source_rows)
+            offset = margin if self.offset == "identity" else margin.log()
         return logistic(self.beta * policy.logratios(reference).margins - self.alpha * offset)

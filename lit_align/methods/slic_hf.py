@@ -10,9 +10,10 @@ reward model's scores) makes the pairs.
 
 Differs: the paper's lambda is not reported; `reg_weight` is ours. The text to stay close to is the data's `target`, the
 reference text of fine-tuning (the paper's default); where the data have none, or with `reg_target: chosen`, it is the
-chosen response, which for ranked samples is the paper's best candidate only if the pair holds it. HALOs adds a
-calibration per response to a regulariser per token; here both are of whole responses. TRL's hinge loss has a reference
-and is another method.
+chosen response. With `reg_target: best`, the paper's other choice, it is the best of the ranked responses that
+`data.convert` makes pairs of; pairs that were made before have to bring it as their `target`. HALOs adds a calibration
+per response to a regulariser per token; here both are of whole responses. TRL's hinge loss has a reference and is
+another method.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from lit_align.core.demand import Demand
 from lit_align.core.kinds import PairwiseModule
 from lit_align.core.outputs import PairLogps, Term
 from lit_align.core.ranges import not_negative
@@ -47,7 +49,9 @@ class SLiCHF(PairwiseModule):
     Args:
         delta: margin by which the chosen response must be likelier, nats per response.
         reg_weight: weight of the cross entropy on the text to stay close to (the paper's lambda).
-        reg_target: reference: the data's `target`, where there is one, else the chosen response; chosen: always that.
+        reg_target: reference: the data's `target`, where there is one, else the chosen response; chosen: always that;
+            best: the best of the ranked responses that the pair comes from; data that are pairs already must bring it
+            as `target`.
         learning_rate: peak learning rate.
     """
 
@@ -59,7 +63,7 @@ class SLiCHF(PairwiseModule):
         *,
         delta: float = 1.0,
         reg_weight: float = 0.1,
-        reg_target: Literal["reference", "chosen"] = "reference",
+        reg_target: Literal["reference", "chosen", "best"] = "reference",
         learning_rate: float = 1e-5,
         **kwargs: Any,
     ) -> None:
@@ -67,8 +71,14 @@ class SLiCHF(PairwiseModule):
         self.delta = not_negative("delta", delta)
         self.reg_weight = not_negative("reg_weight", reg_weight)
         self.reg_target = reg_target
+        self.best_is_target = reg_target == "best"
+
+    @property
+    def demands(self) -> tuple[Demand, ...]:
+        """The best candidate, if it is to be stayed close to."""
+        return (Demand("target"),) if self.best_is_target else ()
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> dict[str, Term]:
         """Calibration of the pairs and the weighted cross entropy of the texts to stay close to, each [B], nats."""
-        text = policy.chosen if policy.target is None or self.reg_target == "chosen" else policy.target
+        text = policy.chosen if self.reg_target == "chosen" else policy.close_to
         return {"calibration": Term(calibration_loss(policy, self.delta)), "nll": Term(-self.reg_weight * text)}

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lit_align.core.errors import ConfigError, DataError
+from lit_align.core.demand import Demand
+from lit_align.core.errors import ConfigError
 from lit_align.core.kinds import ScoredModule
 from lit_align.core.outputs import SequenceLogps
 from lit_align.core.ranges import positive
@@ -54,8 +55,6 @@ class UNAScore(ScoredModule):
         learning_rate: peak learning rate; 3e-5 with LoRA in the paper.
     """
 
-    reads = ("source_rows",)
-
     def __init__(
         self,
         *,
@@ -79,23 +78,16 @@ class UNAScore(ScoredModule):
                 fix="give a rising range and a center inside of it",
             )
 
-    def losses(self, policy: SequenceLogps, reference: SequenceLogps, score: Tensor, source_rows: Tensor) -> Tensor:
-        """Losses [B] of the completions.
+    @property
+    def demands(self) -> tuple[Demand, ...]:
+        """Scores that are squeezed into [0, 1] lie in their range."""
+        fix = "set model.score_range to the range of the scores, or model.loss: raw"
+        return (Demand("scores", self.low, self.high, fix=fix),) if self.squashed else ()
 
-        Raises:
-            DataError: a score lies outside of `score_range`.
-        """
+    def losses(self, policy: SequenceLogps, reference: SequenceLogps, score: Tensor) -> Tensor:
+        """Losses [B] of the completions."""
         rewards, center = self.beta * policy.logratios(reference), self.center
         if self.squashed:
             width = self.high - self.low
-            outside = (score < self.low) | (score > self.high)
-            if outside.any():
-                raise DataError(
-                    f"a score lies outside of [{self.low:g}, {self.high:g}]",
-                    row=int(source_rows[outside][0]),
-                    field="score",
-                    value=score[outside][0].item(),
-                    fix="set model.score_range to the range of the scores, or model.loss: raw",
-                )
             score, center = (score - self.low) / width, (center - self.low) / width
         return una_score_loss(rewards, score, center, self.squashed)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lit_align.core.outputs import PairLogps, PairValues
-from tests.cases.row import A3, P2, Case, Value, sigmoid, softplus, t
+from tests.cases.row import A3, P2, Case, Value, sigmoid, smooth, softplus, t
 
 V3 = (
     PairLogps(t(-12.0, -8.5, -20.25), t(-11.0, -9.75, -18.0), t(4, 5, 8), t(4, 6, 9)),
@@ -66,7 +66,6 @@ def scores(chosen: tuple[float, float], rejected: tuple[float, float]) -> dict[s
     """What the data say of two pairs."""
     return {
         "margin": t(*chosen) - t(*rejected), "chosen_scores": t(*chosen), "rejected_scores": t(*rejected),
-        "source_rows": torch.tensor([4, 7]),
     }  # fmt: skip
 
 
@@ -86,9 +85,10 @@ def nca(chosen: float, rejected: float) -> float:
     return softplus(-chosen) + (softplus(chosen) + softplus(rejected)) / 2
 
 
-def smooth(gap: float, eps: float) -> float:
-    """Loss of a pair of which the label is believed flipped with probability `eps`."""
-    return (1 - eps) * softplus(-gap) + eps * softplus(gap)
+def discopop(gap: float, tau: float) -> float:
+    """Loss of a pair whose margin is `gap`."""
+    above = sigmoid(gap / tau)
+    return (1 - above) * softplus(-gap) + above * exp(-gap)
 
 
 CASES = [
@@ -96,6 +96,15 @@ CASES = [
         Value({"beta": 0.1}, (softplus(-0.1 * 1.25) + softplus(0.1 * 1.0)) / 2),
         Value({"beta": 0.5}, (softplus(-0.5 * 1.25) + softplus(0.5 * 1.0)) / 2),
     ]),
+    # Gaps per token: 0.5 / 5 + 0.75 / 6 and -0.75 / 8 - 0.25 / 4.
+    Case("ln_dpo", "LengthNormalizedDPO", P2, [
+        Value({}, (softplus(-5 * 0.225) + softplus(5 * 0.15625)) / 2),
+        Value({"beta": 0.5}, (softplus(-0.5 * 0.225) + softplus(0.5 * 0.15625)) / 2),
+    ], per_token=True),
+    Case("discopop", "DiscoPOP", P2, [
+        Value({"beta": 0.1}, (discopop(0.125, 0.05) + discopop(-0.1, 0.05)) / 2),
+        Value({"beta": 0.5, "tau": 0.2}, (discopop(0.625, 0.2) + discopop(-0.5, 0.2)) / 2),
+    ], directed=False),  # It rises around a margin of 0.
     Case("cdpo", "ConservativeDPO", P2, [
         Value(
             {"beta": 0.1, "label_smoothing": 0.1},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import exp, log
 
 from lit_align.core.outputs import PairLogps, PairValues
-from tests.cases.row import P2, T2, Case, Value, log_odds, sigmoid, softplus, t
+from tests.cases.row import P2, P2_ALONE, T2, Case, Value, log_odds, sigmoid, smooth, softplus, t
 
 _T2 = (T2[0]._replace(prompt=None), T2[1])
 _ODDS = [log_odds(-0.9) - log_odds(-5 / 3), log_odds(-5 / 3) - log_odds(-1.125)]
@@ -13,6 +13,8 @@ _ODDS_RATIO = (softplus(-_ODDS[0]) + softplus(-_ODDS[1])) / 2
 
 # Whole log-probabilities: -12.5 against -15, and -20.25 against -18.75; the texts to stay close to have -10 and -22.
 _SLIC = (P2[0]._replace(target=t(-10.0, -22.0), target_lengths=t(4, 9)), P2[1])
+
+_GOLD = (_SLIC[0], P2_ALONE[1])
 
 
 def _shaped(mean_logp: float, alpha: float) -> float:
@@ -83,6 +85,20 @@ CASES = [
             (0 + 1 + 1.5 + 0.5 * (12.5 + 20.25)) / 2,
             inputs=_SLIC,
         ),
+    ]),
+    Case("tpo", "TriplePO", _GOLD, [
+        # Gold texts of 4 and 9 tokens, or the chosen responses where there are none.
+        Value({}, (softplus(-0.01 * 2.5) + softplus(0.01 * 1.5)) / 2 + (10 + 22) / 13),
+        Value(
+            {"beta": 0.5, "alpha": 0.1, "gamma": 0.3},
+            (softplus(0.3 - 0.5 * 2.5) + softplus(0.3 + 0.5 * 1.5)) / 2 + 0.1 * (10 + 22) / 13,
+        ),
+        # Per token: -12.5 / 5 + 15 / 6 and -20.25 / 8 + 18.75 / 4.
+        Value(
+            {"beta": 2.0, "length_normalized": True, "gamma": 0.5, "label_smoothing": 0.2},
+            (smooth(2 * 0 - 0.5, 0.2) + smooth(2 * 2.15625 - 0.5, 0.2)) / 2 + (10 + 22) / 13,
+        ),
+        Value({}, (softplus(-0.01 * 2.5) + softplus(0.01 * 1.5)) / 2 + (12.5 + 20.25) / 13, inputs=P2_ALONE),
     ]),
     Case("alpha_po", "AlphaPO", P2, [
         Value({"beta": 2.0, "gamma": 1.0, "alpha": 0.25}, _alpha_po(0.25)),

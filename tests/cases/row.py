@@ -29,6 +29,11 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + exp(-x))
 
 
+def smooth(gap: float, eps: float) -> float:
+    """Loss of a pair of which the label is believed flipped with probability `eps`."""
+    return (1 - eps) * softplus(-gap) + eps * softplus(gap)
+
+
 def log_odds(mean_logp: float) -> float:
     """log(p / (1 - p))."""
     return mean_logp - log(1 - exp(mean_logp))

@@ -19,7 +19,6 @@ U4 = (
 """Four completions, log-ratios 0.5, -0.5, -1.25 and -0.5."""
 U4_SCORES = (*U4[:2], t(0.9, 0.2, 0.55, 0.4))
 U4_REWARDS = (*U4[:2], t(0.4, -0.3, 0.1, 0.0))
-ROWS = {"source_rows": torch.arange(1, 5)}
 
 N4 = (
     # The last two are kept: 5 + 2 nats over 3 + 1 tokens are 1.75 nats per token.
@@ -99,7 +98,7 @@ CASES = [
             ) / 4,
             inputs=U4_REWARDS,
         ),
-    ], facts=ROWS, directed=False),  # Whether a completion becomes likelier depends on its score.
+    ], directed=False),  # Whether a completion becomes likelier depends on its score.
     Case("npo", "NPO", N4, [
         Value({"beta": 0.1}, 20 * (softplus(-0.2) + softplus(-0.5)) / 2 + 1.75),
         Value({"beta": 0.1, "retain_weight": 0.0}, 20 * (softplus(-0.2) + softplus(-0.5)) / 2),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import lit_align.methods
 from lit_align.__main__ import main
 from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
@@ -104,7 +105,9 @@ def test_the_text_table_has_columns(capsys):
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
     column = lines[0].index("DATA")
-    assert {line[column:].split()[0] for line in lines[1:]} <= {"pairs", "unpaired", "demonstrations", "ranked"}
+    assert {line[column:].split()[0].rstrip(",") for line in lines[1:]} == {
+        getattr(lit_align, name).data_kind.value for name in lit_align.methods.MODULES
+    }
 
 
 def test_configs_are_listed_with_a_description(capsys):

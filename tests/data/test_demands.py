@@ -6,7 +6,9 @@ import datetime
 
 import pytest
 
+import lit_align
 from lit_align.core.batch import DataKind
+from lit_align.core.demand import Demand
 from lit_align.core.errors import DataError
 from lit_align.data.demands import Demands, demands_of
 from lit_align.data.fields import parse_date
@@ -91,6 +93,93 @@ def test_what_a_method_needs_is_part_of_the_key(tmp_path, make):
     fit(tmp_path, make(path))
     with pytest.raises(DataError, match="needs the margin"):
         fit(tmp_path, make(path), Asking(["margin"]))
+
+
+# ---------------------------------------------------------------- numbers that a method cannot use
+
+SCORED = {"prompt": "Q?", "completion": " yes"}
+RANKED = {"prompt": "Q?", "responses": [" a", " b"]}
+
+
+def built(name, **settings):
+    return getattr(lit_align, name)(policy="unused", **settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "good", "bad", "field", "value", "wanted", "fix"),
+    [
+        (built("ODPO"), {**ROW, "margin": 0.1}, {**ROW, "margin": 0}, "margin", 0, "margins above 0", "identity"),
+        (built("ODPO"), {**ROW, "margin": 1}, {**ROW, "margin": -0.25}, "margin", -0.25, "margins above 0", "drop"),
+        (built("ODPO", offset="ratio"), WHOLE, {**WHOLE, "score_rejected": -1}, "score_rejected", -1,
+         "scores above 0", "identity"),
+        (built("UNAScore"), {**SCORED, "score": 0}, {**SCORED, "score": 1.5}, "score", 1.5, "from 0 to 1", "raw"),
+        (built("UNAScore", score_range=(1, 5)), {**SCORED, "score": 5}, {**SCORED, "score": 0.5}, "score", 0.5,
+         "from 1 to 5", "score_range"),
+        (built("LiPO", reward_temperature=None), {**RANKED, "scores": [0, 1]}, {**RANKED, "scores": [0.5, 2]},
+         "scores", 2, "from 0 to 1", "reward_temperature"),
+        (built("SLiCHF", reg_target="best"), {**ROW, "target": " so"}, ROW, "target", "null", "the target",
+         "data.convert"),
+    ],
+)  # fmt: skip
+def test_numbers_that_a_method_cannot_use_are_found_when_they_are_read(
+    tmp_path, make, method, good, bad, field, value, wanted, fix
+):
+    path = write(tmp_path / "rows.jsonl", [good, bad, good])
+    data = make(path)
+    data.sets.method = method
+    with pytest.raises(DataError) as caught:
+        data.examples("train")
+    error = caught.value
+    assert (error.file, error.row, error.field, error.value) == (path, 2, field, value)
+    assert wanted in error.what
+    assert fix in error.fix
+    data = make(path, on_bad_row="drop")
+    data.sets.method = method
+    assert [example.row for example in data.examples("train")] == [1, 3]
+    assert [tally.rows for tally in data.reports["train"].dropped.values()] == [[2]]
+
+
+@pytest.mark.parametrize(
+    ("method", "row"),
+    [
+        (built("ODPO", offset="identity"), {**ROW, "margin": -1}),
+        (built("UNAScore", loss="raw"), {**SCORED, "score": 7}),
+        (built("LiPO"), {**RANKED, "scores": [-3, 9]}),
+        (built("SLiCHF"), ROW),
+    ],
+)
+def test_other_arguments_take_them(tmp_path, make, method, row):
+    """They are part of the key: what one method has read does not hide what another cannot use."""
+    path = write(tmp_path / "rows.jsonl", [row])
+    data = make(path)
+    data.sets.method = method
+    assert len(data.examples("train")) == 1
+    refusing = {"UNAScore": {}, "LiPO": {"reward_temperature": None}, "SLiCHF": {"reg_target": "best"}, "ODPO": {}}
+    name = type(method).__name__
+    data = make(path)
+    data.sets.method = built(name, **refusing[name])
+    with pytest.raises(DataError):
+        data.examples("train")
+
+
+def test_a_quotient_needs_scores_where_a_difference_needs_a_margin(tmp_path, make):
+    path = write(tmp_path / "rows.jsonl", [{**ROW, "margin": 1}])
+    for offset, found in (("log", 1), ("ratio", None)):
+        data = make(path)
+        data.sets.method = built("ODPO", offset=offset)
+        if found:
+            assert len(data.examples("train")) == found
+            continue
+        with pytest.raises(DataError, match="ODPO needs the scores of every pair"):
+            data.examples("train")
+
+
+def test_ranges_in_words():
+    assert Demand("scores", 1.0, 5.0).wanted == "from 1 to 5"
+    assert Demand("margin", 0.0, strict=True).wanted == "above 0"
+    assert [Demand("scores", 0.0, 1.0).allows(x) for x in (-0.1, 0.0, 1.0, 1.1)] == [False, True, True, False]
+    assert not Demand("scores", 0.0, strict=True).allows(0.0)
+    assert not Demand("scores", 0.0, 1.0).allows(float("nan"))
 
 
 # ---------------------------------------------------------------- timestamps
@@ -184,6 +273,37 @@ def test_a_target_that_the_user_speaks(tmp_path, make):
     with pytest.raises(DataError) as caught:
         fit(tmp_path, make(path), Asking(target=True))
     assert (caught.value.row, caught.value.field) == (1, "target[0]")
+
+
+@pytest.mark.parametrize("convert", ["best_worst", "all_pairs", "adjacent_pairs", "random_pairs", "tournament_pairs"])
+def test_the_best_of_ranked_responses_becomes_the_target_if_asked_for(tmp_path, make, convert):
+    row = {"prompt": "Q?", "responses": [" a", " b", " c", " d"], "scores": [1, 2, 4, 3], "target": " other"}
+    path = write(tmp_path / "rows.jsonl", [row])
+    found = {}
+    for reg_target in ("reference", "best"):
+        data = make(path, convert=convert)
+        data.sets.method = built("SLiCHF", reg_target=reg_target)
+        [example] = data.examples("train")
+        text = data.tokenizer.decode(example.ids[example.target][example.prompt_lengths[example.target] :])
+        found[reg_target] = text, len(example.ids)
+    assert (found["reference"][0], found["best"][0]) == (" other</s>", " c</s>")
+    # A target that is one of the responses is not scored a second time.
+    in_a_pair = convert != "random_pairs" or found["best"][1] < found["reference"][1]
+    assert found["best"][1] == found["reference"][1] - in_a_pair
+
+
+def test_a_best_response_that_is_in_no_pair(tmp_path, make):
+    """Rejection sampling and draws may leave it out; it is scored all the same."""
+    row = {"prompt": "Q?", "responses": [" a", " b", " c", " d"], "scores": [1, 2, 4, 3]}
+    path = write(tmp_path / "rows.jsonl", [row] * 12)
+    data = make(path, convert="random_pairs", convert_args={"num_pairs": 1})
+    data.sets.method = built("SLiCHF", reg_target="best")
+    examples = list(data.examples("train"))
+    lengths = set()
+    for example in examples:
+        lengths.add(len(example.ids))
+        assert data.tokenizer.decode(example.ids[example.target]).endswith(" c</s>")
+    assert lengths == {2, 3}
 
 
 # ---------------------------------------------------------------- labels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lit_align.data.canonical import (
+    FEW_FOR_TRIPLE,
     FEW_RESPONSES,
     IDENTICAL_PAIR,
     REPEATED_RESPONSE,
@@ -13,7 +14,15 @@ from lit_align.data.canonical import (
     CanonicalRow,
     Dropped,
 )
-from lit_align.data.pairing import all_pairs, best_worst, listed, random_pairs, rejection_sampled, tournament_pairs
+from lit_align.data.pairing import (
+    all_pairs,
+    best_worst,
+    listed,
+    random_pairs,
+    rejection_sampled,
+    tournament_pairs,
+    triples,
+)
 
 EIGHT = CanonicalRow(5, "Q?", list("abcdefgh"), scores=[3.0, 7.0, 1.0, 5.0, 2.0, 8.0, 4.0, 6.0], timestamp=2.0)
 
@@ -42,6 +51,13 @@ def test_draws_follow_from_seed_and_id_alone(convert):
     others = [preferences(convert(EIGHT, seed=seed)[0]) for seed in range(1, 6)]
     assert any(other != preferences(one) for other in others)
     assert any(preferences(convert(EIGHT._replace(row=row))[0]) != preferences(one) for row in range(6, 11))
+
+
+def test_triples_are_the_best_the_second_best_and_the_worst():
+    [row] = triples(EIGHT)
+    assert (row.target, preferences(row), row.margins) == ("f", [("b", "c")], [6.0])
+    [two] = triples(EIGHT._replace(completions=["a", "b"], scores=[1.0, 2.0]))
+    assert two == Dropped(5, FEW_FOR_TRIPLE, "2")
 
 
 def test_winners_meet_winners():

@@ -204,6 +204,8 @@ def test_text_fits_the_terminal(comparison):
         assert max(map(len, lines)) <= width
         assert sum(line.count("  accuracy, %") for line in lines) == 1
     assert len(lines) == 2 + 1 + 3, "one block where there is room"
+    places = {line.index("±") for line in lines[3:] if "±" in line}
+    assert len(places) == 1, "numbers stand below each other, marked or not"
     assert below(comparison)[0].startswith("* best of its column")
     assert any("neither the seeds nor" in line for line in below(comparison))
     two = {name: [run(name, 0, right)] for name, right in (("a", 38), ("b", 2))}

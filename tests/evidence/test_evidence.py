@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from evidence import report
+from evidence.experiment import Experiment, Run, execute, load_all
+from evidence.intervals import interval, judge, overall
+from evidence.product import Objective, method
+from evidence.worlds.bandit import Bandit
+from evidence.worlds.bigram import Bigram, value
+from evidence.worlds.data import parts, take
+from evidence.worlds.tabular import Tabular
+from evidence.worlds.tree import Tree
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def path():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
+import lit_align
 
 
 def test_an_interval_is_students():
-    from evidence.intervals import interval
-
     # Of 1, 2, 3: deviation 1, 4.3027 / sqrt(3) either way.
     assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.3027 / 3**0.5), abs=1e-4)
     assert torch.tensor(interval([5.0]).half_width).isnan()
@@ -40,14 +38,10 @@ def test_an_interval_is_students():
     ],
 )
 def test_verdicts(differences, verdict):
-    from evidence.intervals import judge
-
     assert judge(differences) == verdict
 
 
 def test_several_verdicts_make_one():
-    from evidence.intervals import overall
-
     assert [overall(v) for v in (["held", "held"], ["held", "not held"], ["not held"], [])] == [
         "held", "mixed", "not held", None,
     ]  # fmt: skip
@@ -55,11 +49,6 @@ def test_several_verdicts_make_one():
 
 def test_an_objective_is_the_methods_own_loss_of_each_seed():
     """With all seeds in one call, and with a call for each where examples of a batch depend on each other."""
-    import lit_align
-    from evidence.product import Objective, method
-    from evidence.worlds.bandit import Bandit
-    from evidence.worlds.data import parts, take
-
     world = Bandit(2)
     pairs = world.pairs(20)
     theta = torch.full((2, 6), 0.3, dtype=torch.float64)
@@ -75,9 +64,6 @@ def test_an_objective_is_the_methods_own_loss_of_each_seed():
 
 
 def test_weighted_pairs_are_an_expectation():
-    from evidence.product import Objective, method
-    from evidence.worlds.tabular import Tabular
-
     world = Tabular.random(2, responses=3)
     pairs = world.all_pairs(flips=0.2)
     assert pairs.weights[:6].sum().item() == pytest.approx(1.0)
@@ -90,8 +76,6 @@ def test_weighted_pairs_are_an_expectation():
 
 
 def test_log_probabilities_of_a_tree_are_those_of_its_tokens():
-    from evidence.worlds.tree import Tree
-
     world = Tree(2, 0.15)
     state = world.state(world.start())
     assert world.table(state).exp().sum(-1).flatten().tolist() == pytest.approx([1.0, 1.0])
@@ -105,8 +89,6 @@ def test_log_probabilities_of_a_tree_are_those_of_its_tokens():
 
 
 def test_exact_measures_of_the_bigram_model_are_those_of_its_samples():
-    from evidence.worlds.bigram import Bigram, value
-
     world = Bigram(1)
     state = world.state(world.start())
     texts = world.sample(20000)
@@ -117,9 +99,6 @@ def test_exact_measures_of_the_bigram_model_are_those_of_its_samples():
 
 
 def test_two_experiments_cut_short_write_their_results(tmp_path):
-    from evidence import report
-    from evidence.experiment import execute, load_all
-
     known = load_all()
     before = torch.random.get_rng_state()
     for name in ("hinge", "length_tail"):
@@ -137,9 +116,6 @@ def test_two_experiments_cut_short_write_their_results(tmp_path):
 
 
 def test_methods_that_the_product_lacks_are_awaited_not_failed():
-    from evidence.experiment import Experiment, Run
-    from evidence.product import method
-
     run = Run(Experiment("x", "", "", "", "", 1, lambda run: None))
     present = run.present(method("DPO"), method("NoSuchMethod"))
     assert [one.name for one in present] == ["DPO"]
@@ -150,8 +126,6 @@ def test_methods_that_the_product_lacks_are_awaited_not_failed():
 
 
 def test_every_experiment_says_what_it_claims():
-    from evidence.experiment import load_all
-
     known = load_all()
     assert len(known) > 35
     for about in known.values():

@@ -147,6 +147,7 @@ def alike(**settings: float) -> tuple[dict[str, float], dict[str, float]]:
         ("EXO", "exo_pair", alike(label_smoothing=1e-3)), ("NCAPair", "nca_pair", alike()),
         ("BCOPair", "bco_pair", ({"shift": False}, {})), ("SPPOHard", "sppo_hard", alike()),
         ("AOT", "aot", alike(label_smoothing=0.1)), ("AOTUnpaired", "aot_unpaired", alike(label_smoothing=0.1)),
+        ("LengthNormalizedDPO", "sigmoid_norm", alike()), ("DiscoPOP", "discopop", alike()),
         ("APOZero", "apo_zero", alike()), ("APODown", "apo_down", alike()), ("TRDPO", "sigmoid", alike()),
         ("FDPO", "sigmoid", ({"divergence": "forward_kl"}, {"f_divergence_type": "forward_kl"})),
         ("FDPO", "sigmoid", ({"divergence": "js"}, {"f_divergence_type": "js_divergence"})),
@@ -241,6 +242,50 @@ def test_hinge_without_a_reference(beta, seed):
     theirs = trl_cpo(policy.chosen, policy.rejected, "hinge", beta=beta)
     ours = losses("SLiCHF", policy, reference, delta=1 / beta, reg_weight=0.0)
     assert beta * ours.item() == pytest.approx(theirs, rel=1e-6)
+
+
+class Predicts(nn.Module):
+    """A model that gives logits."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits)
+
+
+@pytest.mark.parametrize("seed", DRAWS)
+@pytest.mark.parametrize(
+    ("loss_type", "ours"),
+    [("sigmoid", {}), ("tpo-l", {"length_normalized": True, "gamma": 0.7}), ("sigmoid", {"label_smoothing": 0.2})],
+)
+def test_triple_preference_optimization(loss_type, ours, seed):
+    from trl.experimental.tpo import TPOTrainer
+
+    generator = torch.Generator().manual_seed(seed)
+    pairs, width = 4, 9
+    lengths = torch.randint(1, width, (3, pairs), generator=generator)
+    logits = torch.randn(3 * pairs, width, 11, generator=generator, dtype=torch.float64)
+    ids = torch.randint(0, 11, (3 * pairs, width), generator=generator)
+    mask = (torch.arange(width) > 0) & (torch.arange(width) <= lengths.flatten()[:, None])
+    model = Predicts(logits)
+    trainer = SimpleNamespace(
+        accelerator=Accelerator(), model=model, loss_type=loss_type, beta=0.3, tpo_alpha=0.6, tpo_l_gamma=0.7,
+        label_smoothing=ours.get("label_smoothing", 0.0), aux_loss_enabled=False,
+        args=SimpleNamespace(tpo_alpha=0.6), _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
+        _total_train_tokens=0, _tp_size=1,
+    )  # fmt: skip
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": mask.long()}
+    theirs = TPOTrainer._compute_loss(trainer, model, inputs, False).item()
+    tokens = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0] * mask[:, 1:]
+    chosen, rejected, gold = tokens.sum(1).view(3, pairs)
+    policy = PairLogps(chosen, rejected, lengths[0], lengths[1], target=gold, target_lengths=lengths[2])
+    zero = torch.zeros_like(chosen)
+    module = lit_align.TriplePO(policy="unused", beta=0.3, alpha=0.6, **ours)
+    terms = module.losses(policy, PairLogps(zero, zero, lengths[0], lengths[1]))
+    counts = Counts(pairs, 0, target_tokens=lengths[2].sum())
+    assert reduce_terms(terms, counts).item() == pytest.approx(theirs, rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", DRAWS)

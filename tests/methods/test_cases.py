@@ -55,7 +55,8 @@ def counts_of(inputs: tuple[Any, ...], module: AlignmentModule) -> Counts:
         tokens = first.chosen_lengths.sum()
         if module.score_prompts:
             tokens = tokens + first.prompt_lengths.sum()
-        return Counts(len(first.chosen), float(tokens))
+        close_to = first.chosen_lengths if first.target_lengths is None else first.target_lengths
+        return Counts(len(first.chosen), float(tokens), target_tokens=float(close_to.sum()))
     if isinstance(first, SequenceLogps):
         counts = Counts(len(first.sums), float(first.lengths.sum()))
         if module.data_kind is not DataKind.UNPAIRED:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lit_align
-from lit_align.core.errors import ConfigError, DataError
+from lit_align.core.errors import ConfigError
 from lit_align.core.outputs import PairLogps
 from lit_align.methods import aot, aot_unpaired
 from tests.cases.pairs import V3, scores
@@ -37,31 +37,10 @@ def part(pairs: PairLogps, own: slice) -> PairLogps:
 # -------------------------------------------------------------------- ODPO
 
 
-@pytest.mark.parametrize(
-    ("offset", "chosen", "rejected", "message"),
-    [
-        ("log", (0.9, 0.6), (0.4, 0.6), r"(?s)'margin'.*row 7.*0\.0"),
-        ("log", (0.3, 0.7), (0.4, 0.6), r"(?s)'margin'.*row 4"),
-        ("ratio", (0.9, 0.6), (0.0, 0.1), r"(?s)'score_rejected'.*row 4"),
-        ("ratio", (0.9, -0.6), (0.1, -0.7), r"(?s)'score_chosen'.*row 7.*-0\.6"),
-    ],
-)
-def test_odpo_names_the_row_without_a_logarithm(offset, chosen, rejected, message):
-    with pytest.raises(DataError, match=message) as caught:
-        method("ODPO", offset=offset).losses(*P2, **scores(chosen, rejected))
-    assert caught.value.fix
-
-
 def test_odpo_takes_ties_where_it_needs_no_logarithm():
     facts = scores((0.5, 0.6), (0.5, 0.7))
     ours = method("ODPO", beta=0.1, offset="identity").losses(*P2, **facts)
     assert ours.tolist() == pytest.approx([softplus(-0.125), softplus(-0.1 + 0.1)])
-
-
-def test_odpo_needs_scores_for_their_quotient():
-    facts = scores((0.9, 0.7), (0.4, 0.6)) | {"chosen_scores": None}
-    with pytest.raises(ConfigError, match="offset: ratio"):
-        method("ODPO", offset="ratio").losses(*P2, **facts)
 
 
 # -------------------------------------------------------------------- AOT

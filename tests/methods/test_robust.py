@@ -21,7 +21,7 @@ from lit_align.core.outputs import PairLogps
 from lit_align.methods.beta_dpo import dynamic_beta, gumbel_keys
 from lit_align.methods.dpo_cov import noise_of
 from lit_align.methods.dr_dpo import soft_minimum
-from tests.cases.pairs_robust import V3, V3_ALONE
+from tests.cases.pairs_robust import R3, R3_ALONE
 from tests.cases.row import t
 from tests.launch import launch
 
@@ -32,7 +32,7 @@ def build(name: str, **kwargs: Any) -> Any:
     return getattr(lit_align, name)(policy="unused", **kwargs)
 
 
-def gradient(name: str, inputs: tuple[PairLogps, PairLogps] = V3, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def gradient(name: str, inputs: tuple[PairLogps, PairLogps] = R3, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the mean loss in the summed log-probabilities of chosen and rejected."""
     facts = kwargs.pop("facts", {})
     chosen, rejected = (x.clone().requires_grad_() for x in inputs[0][:2])
@@ -69,7 +69,7 @@ def test_gradients_are_the_published_ones(name, kwargs, chosen, rejected):
 
 
 def test_two_sided_pushes_back_above_the_right_margin():
-    chosen, _ = gradient("TwoSidedPO", V3_ALONE, beta=0.5, left=0.0, right=2.0, z="sum")
+    chosen, _ = gradient("TwoSidedPO", R3_ALONE, beta=0.5, left=0.0, right=2.0, z="sum")
     # The gaps are -1, 1.25 and -2.25; least between the margins is 1.
     assert chosen.tolist() == pytest.approx([-0.0733389678992, 0.009781377452, -0.10803739882], rel=1e-9)
 
@@ -113,8 +113,8 @@ def test_the_weights_of_losses_are_the_published_ones():
 
 def test_the_loss_before_the_soft_minimum_is_recorded():
     module = build("DrDPO")
-    module.losses(*V3)
-    assert module.meter.compute()["dpo_loss"] == pytest.approx(build("DPO").losses(*V3).mean().item())
+    module.losses(*R3)
+    assert module.meter.compute()["dpo_loss"] == pytest.approx(build("DPO").losses(*R3).mean().item())
 
 
 # -------------------------------------------------------------------- running averages
@@ -122,7 +122,7 @@ def test_the_loss_before_the_soft_minimum_is_recorded():
 
 def test_the_averages_of_alpha_dpo_are_the_published_ones():
     module = build("AlphaDPO")
-    module.losses(*V3)
+    module.losses(*R3)
     assert module.moments.mean.mean.item() == pytest.approx(-0.00680555555556, rel=1e-9)
     assert module.moments.std.mean.item() == pytest.approx(0.0247989601783, rel=1e-9)
     assert {"moments.mean.mean", "moments.std.mean"} <= module.saved_names(module.state_dict())
@@ -150,7 +150,7 @@ def test_unusual_pairs_are_drawn_less_often():
 def test_pairs_are_left_out_in_training_and_the_others_weighted_up():
     torch.manual_seed(0)
     module = build("BetaDPO", filter_rate=0.4, sensitivity=0.0)
-    many = [PairLogps(*(part.repeat(4)[:10] for part in logps[:4])) for logps in V3]
+    many = [PairLogps(*(part.repeat(4)[:10] for part in logps[:4])) for logps in R3]
     gaps = many[0].logratios(many[1]).margins
     plain = -torch.nn.functional.logsigmoid(0.1 * gaps)
     weights = module.losses(*many) / plain
@@ -161,7 +161,7 @@ def test_pairs_are_left_out_in_training_and_the_others_weighted_up():
 def coupled(rank_rows: list[list[int]], name: str, kwargs: dict[str, Any]) -> tuple[list[float], list[list[float]]]:
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     rows = rank_rows[rank]
-    inputs = tuple(PairLogps(*(part[rows] for part in logps[:4])) for logps in V3)
+    inputs = tuple(PairLogps(*(part[rows] for part in logps[:4])) for logps in R3)
     facts = {"timestamp": t(10, 55, 99)[rows]} if name == "NSDPO" else {}
     chosen = inputs[0].chosen.clone().requires_grad_()
     torch.manual_seed(0)
@@ -240,22 +240,39 @@ def test_the_target_is_what_the_initial_policy_reaches(tiny_model_dir, pairs, tm
     logps = fresh.policy.eval().sequence_logps(build_rows(examples, Layout.PADDED))
     sums, lengths = logps.sums.detach()[::2], logps.lengths[::2]
     expected = -sums.sum() / lengths.sum() if reduction == "token_mean" else -(sums / lengths).mean()
-    assert module.v_initial.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert module.v_initial.mean.item() == pytest.approx(expected.item(), rel=1e-6)
     # It is the initial policy's also in a run that goes on with another.
     again = spo(
         tiny_model_dir, pairs, tmp_path / "again", str(tmp_path / "checkpoints" / "step=2.ckpt"), penalty="hinge",
         nll_reduction=reduction,
     )  # fmt: skip
-    assert torch.equal(again.v_initial, module.v_initial)
+    assert torch.equal(again.v_initial.mean, module.v_initial.mean)
     names = [name for name, value in module.state_dict().items() if not torch.equal(value, again.state_dict()[name])]
     assert names == []
 
 
 def test_without_training_there_is_no_target():
     module = build("StableDPO")
-    assert math.isnan(module.v_initial)
-    terms = module.losses(*V3)
+    assert module.v_initial.count == 0
+    terms = module.losses(*R3)
     assert terms["shift"].values.tolist() == [0.0] * 3
+
+
+def test_16_bit_weights_do_not_round_the_target(tiny_model_dir, pairs, tmp_path):
+    module = spo(tiny_model_dir, pairs, tmp_path)
+    known = module.v_initial.mean.clone()
+    assert known != known.bfloat16()
+    assert torch.equal(module.to(torch.bfloat16).v_initial.mean, known)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"penalty": "linear", "slack": 0.1}, "slack: 0.1"), ({"v_hat": math.inf}, "v_hat: inf"),
+     ({"v_hat": math.nan}, "v_hat: nan")],
+)  # fmt: skip
+def test_penalties_that_cannot_be_meant_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build("StableDPO", **settings)
 
 
 def test_a_target_needs_rows_that_can_be_looked_up(tiny_model_dir, pairs, tmp_path):

@@ -8,9 +8,11 @@ from torch import Tensor
 from evidence.experiment import Run, experiment
 from evidence.product import method
 from evidence.worlds.bandit import Bandit
-from evidence.worlds.base import entropy, expectation, generators
-from evidence.worlds.data import Pairs
+from evidence.worlds.base import TableWorld, entropy, expectation, generators
+from evidence.worlds.data import Lists, Pairs
 from evidence.worlds.tabular import Tabular
+
+BETA = 0.5
 
 
 @experiment(
@@ -80,47 +82,85 @@ def rare_arms(seeds: int, number: int) -> tuple[Tabular, Pairs]:
     return Tabular(reference, torch.stack(rewards)), pairs
 
 
-class Gaussian(Tabular):
-    """A policy with too little freedom: a discretised normal whose mean alone can move, from 0, with width 0.7."""
+class Gaussian(TableWorld):
+    """A policy with too little freedom: a discretised normal whose mean alone can move, before a broader reference.
+
+    Args:
+        seeds: number of seeds, from 0.
+    """
 
     points = torch.linspace(-4, 4, 81, dtype=torch.float64)
-    width = 0.7
+    width, broad, mode, mode_width = 0.7, 1.5, 1.8, 0.6
 
     def __init__(self, seeds: int) -> None:
-        shares = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators(seeds)])
-        left = (0.3 + 0.1 * shares)[:, None]
-        modes = [-(self.points - centre).square() / (2 * 0.5**2) for centre in (-1.8, 1.8)]
-        wanted = torch.logaddexp(left.log() + modes[0], (1 - left).log() + modes[1])[:, None]
-        super().__init__(self.state(torch.zeros(seeds, 1, dtype=torch.float64)), wanted)
+        self.seeds = seeds
+        self.reference = self._normal(torch.zeros(seeds, 1), self.broad)
+        shares = torch.stack([0.3 + 0.1 * torch.rand(1, generator=g, dtype=torch.float64) for g in generators(seeds)])
+        left, right = (self._normal(torch.full((seeds, 1), mean), self.mode_width) for mean in (-self.mode, self.mode))
+        self.target = torch.logaddexp(shares.log()[..., None] + left, (1 - shares).log()[..., None] + right)
+        self.reward = BETA * (self.target - self.reference)
+
+    def _normal(self, mean: Tensor, width: float) -> Tensor:
+        return (-((self.points - mean) / width).square() / 2).log_softmax(-1)[:, None]
 
     def start(self) -> Tensor:
-        """A little off the middle, towards neither mode in particular: 0."""
+        """In the middle: 0."""
         return torch.zeros(self.seeds, 1, dtype=torch.float64)
 
     def state(self, theta: Tensor) -> Tensor:
         """Log-probabilities [S, 1, 81]."""
-        return (-(self.points - theta).square() / (2 * self.width**2)).log_softmax(-1)[:, None]
+        return self._normal(theta, self.width)
+
+    def behind(self, theta: Tensor) -> Tensor:
+        """The broad reference, which the policy is not."""
+        return self.reference
+
+    def lists(self, number: int = 400, length: int = 8) -> Lists:
+        """Lists of different points drawn from the reference, with their rewards, best first."""
+        rows = []
+        for seed, generator in enumerate(generators(self.seeds)):
+            probabilities = self.reference[seed, 0].exp().expand(number, -1)
+            drawn = torch.multinomial(probabilities, length, generator=generator)
+            scores, order = self.reward[seed, 0][drawn].sort(dim=1, descending=True)
+            prompt = torch.zeros(number, dtype=torch.long)
+            rows.append((prompt + seed, prompt, drawn.gather(1, order), scores))
+        return Lists(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+    def pairs(self, lists: Lists) -> Pairs:
+        """Two random responses of each list, labelled by Bradley-Terry."""
+        generator = torch.Generator().manual_seed(0)
+        columns = torch.rand(lists.scores.shape, generator=generator).argsort(dim=1)[:, :2]
+        (one, two), (first, second) = (table.gather(1, columns).unbind(1) for table in (lists.responses, lists.scores))
+        wins = torch.rand(len(one), generator=generator) < (first - second).sigmoid()
+        return Pairs(lists.seed, lists.prompt, torch.where(wins, one, two), torch.where(wins, two, one))
 
 
 @experiment(
-    claim="A policy that cannot cover two modes: EXO settles on one of them, DPO between them",
+    claim="A policy that cannot cover two modes: EXO settles on one of them, DPO with rewards in between",
     paper="EXO, arXiv 2402.00856",
-    world="A normal policy whose mean alone moves; reward = log of two unequal modes; exact pairs.",
-    budget="Adam 0.02, 1000 steps, beta 0.5",
+    world="A normal policy whose mean alone moves, an optimum with two unequal modes; 400 lists of 8 points.",
+    budget="Adam 0.02, 1000 steps, beta 0.5; DPO with rewards is InfoNCA; pairs are labelled by Bradley-Terry",
 )
 def mode_seeking(run: Run) -> None:
-    """Reverse KL to the target and mean reward."""
+    """Reverse KL to the optimum, mean reward, and where the policy ends."""
     world = Gaussian(run.seeds)
-    pairs = world.all_pairs()
-    target = world.optimum(0.5)
-    for one in run.present(method("DPO", beta=0.5), method("EXO", beta=0.5)):
-        state = run.fit(world, one, pairs, steps=1000, learning_rate=0.02)
+    lists = world.lists()
+    for one in run.present(
+        method("InfoNCA", "DPO, lists", beta=BETA, reward_temperature=BETA),
+        method("ListwiseEXO", "EXO, lists", beta=BETA, reward_temperature=BETA),
+        method("DPO", "DPO, pairs", beta=BETA),
+        method("EXO", "EXO, pairs", beta=BETA),
+    ):
+        data = world.pairs(lists) if "pairs" in one.label else lists
+        state = run.fit(world, one, data, steps=1000, learning_rate=0.02)
         run.measure(
             one,
-            reverse_KL=expectation(state, state - target),
+            reverse_KL=expectation(state, state - world.target),
             reward=expectation(state, world.reward),
             mean=expectation(state, world.points),
         )
-    run.expect("reverse_KL", "EXO", "<", "DPO")
-    run.expect("reward", "EXO", ">", "DPO")
+    run.expect("reverse_KL", "EXO, lists", "<", "DPO, lists")
+    run.expect("reward", "EXO, lists", ">", "DPO, lists")
+    run.compare_with_spec("reverse_KL", "EXO, lists", [0.72])
+    run.compare_with_spec("reverse_KL", "DPO, lists", [1.92])
     run.plot_bars("reverse_KL", "reward", "mean")

@@ -32,6 +32,10 @@ class World(ABC):
     def state(self, theta: Tensor) -> Tensor:
         """The policy of `theta`, with gradient, [S, ...]."""
 
+    def behind(self, theta: Tensor) -> Tensor:
+        """The reference of `theta`: the policy itself, where a world does not say otherwise."""
+        return self.state(theta)
+
     @abstractmethod
     def score(self, state: Tensor, seed: Tensor, prompt: Tensor, response: Tensor) -> Tensor:
         """Summed log-probabilities [B] of responses, nats."""
@@ -50,21 +54,23 @@ class World(ABC):
 
     # ------------------------------------------------------------------ inputs of methods
 
-    def inputs(self, state: Tensor, data: Data) -> PairLogps | SequenceLogps | ListLogps:
-        """What a method gets of `data` under the policy `state`."""
+    def inputs(self, state: Tensor, data: Data, public: bool = False) -> PairLogps | SequenceLogps | ListLogps:
+        """What a method gets of `data` under the policy `state`.
+
+        Args:
+            state: the policy.
+            data: B examples.
+            public: whether pairs also get the sums over their first tokens, up to the length of the shorter response.
+        """
         seed, prompt = data.seed, data.prompt
         if isinstance(data, Pairs):
-            chosen_lengths = self.lengths(seed, prompt, data.chosen)
-            rejected_lengths = self.lengths(seed, prompt, data.rejected)
-            both = torch.minimum(chosen_lengths, rejected_lengths)
-            return PairLogps(
-                self.score(state, seed, prompt, data.chosen),
-                self.score(state, seed, prompt, data.rejected),
-                chosen_lengths,
-                rejected_lengths,
-                chosen_public=self.public(state, seed, prompt, data.chosen, both),
-                rejected_public=self.public(state, seed, prompt, data.rejected, both),
-            )
+            sides = data.chosen, data.rejected
+            lengths = [self.lengths(seed, prompt, side) for side in sides]
+            pairs = PairLogps(*(self.score(state, seed, prompt, side) for side in sides), *lengths)
+            if not public:
+                return pairs
+            first = [self.public(state, seed, prompt, side, torch.minimum(*lengths)) for side in sides]
+            return pairs._replace(chosen_public=first[0], rejected_public=first[1])
         if isinstance(data, Lists):
             seed, prompt = seed[:, None].expand_as(data.responses), prompt[:, None].expand_as(data.responses)
             mask = torch.ones_like(data.responses, dtype=torch.bool)

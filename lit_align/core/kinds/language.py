@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_align.core.batch import Batch, Rows
+from lit_align.core.demand import Demand
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import Scorer
 from lit_align.core.module import AlignmentModule
@@ -30,6 +31,14 @@ class LanguageModelModule(AlignmentModule):
     policy: Scorer
     reads: ClassVar[tuple[str, ...]] = ()
     """What of a batch `losses` is given besides, by keyword, such as `margin`."""
+
+    best_is_target: bool = False
+    """Whether, of ranked responses that `data.convert` makes pairs of, the best one is the text to stay close to."""
+
+    @property
+    def demands(self) -> tuple[Demand, ...]:
+        """What every row must have besides `needs_fields`, given the arguments; checked when data are read."""
+        return ()
 
     @property
     def token_features(self) -> dict[str, TokenFeature]:
