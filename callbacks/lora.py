@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 from lit_align.core.policy import LoRASpec, PolicySpec, count_parameters
 
@@ -25,6 +26,8 @@ class LoRA(Callback):
         rank_stabilised: scale by sqrt(r), so that high ranks learn as fast as low ones.
         modules_to_save: modules that are trained whole beside the adapters. A reward head always is.
     """
+
+    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.ADAPTERS})
 
     def __init__(
         self,

@@ -44,6 +44,8 @@ def command(
     file = files.get(cls.data_kind, files[DataKind.PAIRS])
     if Capability.REFERENCE_REFRESH in cls.requires:
         callbacks = [*callbacks, *REFRESH]
+    if Capability.ADAPTERS in cls.requires:
+        callbacks = [*callbacks, *LORA]
     config = {
         "model": {"class_path": method, "init_args": {
             "policy": model, "dropout": True, "learning_rate": 1e-3, **TRAINING[method],
@@ -141,7 +143,7 @@ def test_before_the_first_checkpoint_where_another_run_has_finished(tiny_model_d
 @pytest.mark.parametrize(
     ("method", "callbacks"),
     [
-        *(pytest.param(case.name, LORA if case.needs_lora else [], id=case.name) for case in CASES),
+        *(pytest.param(case.name, [], id=case.name) for case in CASES),
         pytest.param("DPO", LORA, id="DPO-LoRA"),
         pytest.param("DPO", QLORA, id="DPO-QLoRA"),
         pytest.param("DPO", [*LORA, *REFRESH], id="DPO-LoRA-refreshed"),

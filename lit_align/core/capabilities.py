@@ -10,3 +10,4 @@ class Capability(str, Enum):
 
     REFERENCE_REFRESH = "reference_refresh"
     DATA_REGENERATION = "data_regeneration"
+    ADAPTERS = "adapters"

@@ -28,14 +28,14 @@ class Share(NamedTuple):
 
 
 class ResponseScores(NamedTuple):
-    """What the policy makes of responses, in the order in which they were given; on all ranks the same."""
+    """What a model makes of responses, in the order in which they were given; on all ranks the same."""
 
     sums: Tensor
     """[M] float64, summed log-probabilities, nats."""
     lengths: Tensor
     """[M] float64, scored tokens."""
     entropies: Tensor
-    """[M] float64, entropies of the next token, summed over the scored tokens, nats."""
+    """[M] float64, entropies of the next token, summed over the scored tokens, nats; of the policy only, else 0."""
 
 
 def shares(module: Any, number: int, make: Callable[[list[int]], Any], size: int) -> Iterator[Share]:
@@ -72,13 +72,16 @@ def in_order(parts: Sequence[Tensor]) -> Tensor:
     return rows[rows[:, 0].argsort(stable=True)]
 
 
-def score_responses(module: Any, examples: Sequence[Example], size: int = 8) -> ResponseScores:
+def score_responses(
+    module: Any, examples: Sequence[Example], size: int = 8, *, reference: bool = False
+) -> ResponseScores:
     """Score all responses of the examples under the policy as it is; all ranks call this together.
 
     Args:
         module: a method with a language model as its policy, inside a run.
         examples: at least one, each with as many responses.
         size: examples in a batch.
+        reference: score them under the method's reference instead, which must score any text.
     """
     per_example = len(examples[0].ids)
     parts = [torch.zeros(0, 4, dtype=torch.float64, device=module.device)]
@@ -87,8 +90,12 @@ def score_responses(module: Any, examples: Sequence[Example], size: int = 8) -> 
         return build_rows([examples[index] for index in indices], module.resolved_layout)
 
     for rows, indices in shares(module, len(examples), make, size):
-        logps = module.policy.sequence_logps(rows, statistics=True)
-        entropies = segment_sums(module.policy.statistics.entropy, rows.response, len(logps.sums))
+        if reference:
+            logps = module.reference.logps(rows)
+            entropies = torch.zeros_like(logps.sums)
+        else:
+            logps = module.policy.sequence_logps(rows, statistics=True)
+            entropies = segment_sums(module.policy.statistics.entropy, rows.response, len(logps.sums))
         if indices:
             first = torch.tensor(indices, device=module.device).repeat_interleave(per_example) * per_example
             place = first + torch.arange(per_example, device=module.device).repeat(len(indices))

@@ -70,18 +70,20 @@ class Contrast(TokenFeature):
     Args:
         k: number of candidates; 1 takes the likeliest other token.
         detach: pass no gradient through the other token's logit.
+        mean: in place of a draw, the loss that draws have on average: for evaluation, which must not depend on chance.
     """
 
-    def __init__(self, k: int, *, detach: bool = False) -> None:
-        self.k, self.detach = k, detach
+    def __init__(self, k: int, *, detach: bool = False, mean: bool = False) -> None:
+        self.k, self.detach, self.mean = k, detach, mean
 
     def __call__(self, logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
         """The loss at each token, [C], nats."""
         own = logits.gather(-1, target[:, None])
         others = logits.scatter(-1, target[:, None], -torch.inf)
         best = others.topk(min(self.k, logits.shape[-1] - 1), dim=-1).values
-        drawn = torch.multinomial(best.detach().softmax(-1), 1)
-        other = best.gather(-1, drawn)
+        chances = best.detach().softmax(-1)
+        other = best if self.mean else best.gather(-1, torch.multinomial(chances, 1))
         if self.detach:
             other = other.detach()
-        return torch.nn.functional.softplus(own - other)[:, 0]
+        losses = torch.nn.functional.softplus(own - other)
+        return (chances * losses).sum(-1) if self.mean else losses[:, 0]

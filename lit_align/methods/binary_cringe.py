@@ -43,7 +43,8 @@ class BinaryCringe(UnpairedModule):
 
     Args:
         alpha: weight of the undesirable completions.
-        k: likeliest other tokens that the contrasting token is drawn from; 1 takes the likeliest.
+        k: likeliest other tokens that the contrasting token is drawn from; 1 takes the likeliest. Held-out
+            data get the mean over these draws, so that their loss does not depend on chance.
         detach: pass no gradient through the contrasting token's logit.
         reduction: batch_tokens: mean over all tokens of the step, as in ParlAI; token_mean: mean over completions of
             their means per token; sum: mean over completions of their sums.
@@ -67,13 +68,13 @@ class BinaryCringe(UnpairedModule):
         self.alpha = not_negative("alpha", alpha)
         if k < 1:
             raise ConfigError("CRINGE contrasts with no token", got=f"k: {k}", fix="give a number of 1 or more")
-        self.contrast = Contrast(k, detach=detach)
+        self.k, self.detach_other = k, detach
         self.reduction = reduction
 
     @property
     def token_features(self) -> dict[str, TokenFeature]:
         """The contrast at each token."""
-        return {"contrast": self.contrast}
+        return {"contrast": Contrast(self.k, detach=self.detach_other, mean=not self.training)}
 
     def losses(
         self, policy: SequenceLogps, reference: SequenceLogps, label: Tensor, kl: Tensor, contrast: Tensor

@@ -1,9 +1,8 @@
 """Length-normalised DPO: Lambert et al. 2024, "Tulu 3: Pushing Frontiers in Open Language Model Post-Training".
 
 https://arxiv.org/abs/2411.15124 (equation number not checked), with the normalisation of Meng, Xia and Chen 2024,
-"SimPO", https://arxiv.org/abs/2405.14734. DPO (Eq. 7 of https://arxiv.org/abs/2305.18290) with each log-ratio divided by the
-length of its response: what counts is how much likelier a token became on average, so that a long response wins no
-margin by being long.
+"SimPO", https://arxiv.org/abs/2405.14734. DPO with each log-ratio divided by the length of its response: what counts is
+how much likelier a token became on average, so that a long response wins no margin by being long.
 
 Differs: TRL 1.16 calls it `sigmoid_norm`. A margin per token is smaller than one per response by the length, so beta is
 larger than DPO's by about as much.

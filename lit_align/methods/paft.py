@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lit_align.core.capabilities import Capability
 from lit_align.core.errors import ConfigError
 from lit_align.core.fsdp2 import FSDP2Strategy
 from lit_align.core.outputs import SequenceLogps, Term
@@ -51,6 +51,8 @@ class SparseSFT(SFT):
         learning_rate: peak learning rate.
     """
 
+    requires = frozenset({Capability.ADAPTERS})
+
     def __init__(
         self,
         *,
@@ -65,18 +67,12 @@ class SparseSFT(SFT):
         self.l1_on = l1_on
 
     def setup(self, stage: str) -> None:
-        """Check that there are adapters to train, whole on every device.
+        """Check that the adapters are whole on every device.
 
         Raises:
-            ConfigError: there are none, or they are sharded.
+            ConfigError: they are sharded.
         """
         super().setup(stage)
-        if stage == "fit" and self.policy_spec.lora is None:
-            raise ConfigError(
-                "SparseSFT keeps adapters sparse, and there are none",
-                got="no LoRA callback",
-                fix="add LoRA under trainer.callbacks, as configs/paft.yaml does",
-            )
         if stage == "fit" and isinstance(self.trainer.strategy, FSDP2Strategy):
             raise ConfigError(
                 "SparseSFT adds up whole adapters", got="trainer.strategy: fsdp2", fix="use ddp, or one device"
@@ -85,7 +81,8 @@ class SparseSFT(SFT):
     def losses(self, policy: SequenceLogps) -> dict[str, Term]:
         """Losses [B] of the texts, nats, and the penalty, equal for each text so that their mean is the penalty."""
         terms = super().losses(policy)
-        norms = [self._norm(layer) for layer in self.modules() if isinstance(layer, LoraLayer)]
+        # Of adapted layers alone; their library takes a second to import, which is too long for a list of methods.
+        norms = [self._norm(layer) for layer in self.modules() if hasattr(layer, "get_delta_weight")]
         if norms:
             terms["l1"] = Term((self.l1_weight * torch.stack(norms).sum()).expand(len(policy.sums)))
         return terms

@@ -73,6 +73,7 @@ class PairwiseCringe(PairwiseModule):
         tau: width of the gate's transition, nats (default ours).
         alpha: weight of the contrast on rejected tokens (default ours).
         k: the contrasted token is drawn among the k likeliest others; 1 takes the likeliest (default ours).
+            Held-out data get the mean over these draws, so that their loss does not depend on chance.
         reduction: sum: over tokens; token_mean: each side divided by its own length; pair_tokens: both by the number
             of tokens of the pair.
         detach_gate: pass no gradient through the gate.
@@ -104,7 +105,7 @@ class PairwiseCringe(PairwiseModule):
     @property
     def token_features(self) -> dict[str, TokenFeature]:
         """The contrast of each token with a likely other one."""
-        return {"contrast": Contrast(self.k)}
+        return {"contrast": Contrast(self.k, mean=not self.training)}
 
     def losses(self, policy: PairLogps, reference: PairLogps, contrast: PairValues) -> Tensor:
         """Losses [B] of the pairs."""

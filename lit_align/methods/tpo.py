@@ -1,4 +1,5 @@
-"""TPO: Saeidi et al. 2024, "Triple Preference Optimization: Achieving Better Alignment using a Single Step Optimization".
+"""TPO: Saeidi et al. 2024, "Triple Preference Optimization: Achieving Better Alignment using a Single Step
+Optimization".
 
 https://arxiv.org/abs/2405.16681 (equation number not checked). Each prompt has three responses: a gold one is imitated,
 and of two others the chosen one must be likelier than the rejected one. That is fine-tuning and preference

@@ -19,6 +19,8 @@ from lit_align.references.base import Reference
 class AdaptersOff(Reference):
     """The policy's base model, reached by switching the adapters off for one forward pass."""
 
+    is_initial = True
+
     def build(self, policy: Scorer, spec: PolicySpec) -> None:
         """Remember the policy.
 

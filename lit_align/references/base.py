@@ -22,6 +22,8 @@ class Reference(nn.Module, ABC):
 
     can_refresh = False
     """Whether `refresh` works (TR-DPO)."""
+    is_initial = False
+    """Whether it is the policy that training began with, until it is refreshed, and scores any text."""
     distribution: Distribution | None = None
     """Of the tokens of the last call that asked for it; gone when the batch is."""
 

@@ -19,6 +19,7 @@ class FrozenCopy(Reference):
     """Frozen copy of the initial policy; costs a second set of weights and can be refreshed."""
 
     can_refresh = True
+    is_initial = True
 
     def build(self, policy: Scorer, spec: PolicySpec) -> None:
         """Copy the policy's weights."""

@@ -29,6 +29,7 @@ class NamedAdapter(Reference):
     """
 
     can_refresh = True
+    is_initial = True
 
     def build(self, policy: Scorer, spec: PolicySpec) -> None:
         """Add the second adapter, equal to the first.

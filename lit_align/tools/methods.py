@@ -97,6 +97,8 @@ def _models(cls: type[AlignmentModule]) -> str:
     """What a method holds in memory, in words."""
     if cls.head == "reward":
         return "reward model"
+    if Capability.ADAPTERS in cls.requires:
+        return "policy with adapters"
     if not cls.needs_reference:
         return "policy"
     return "policy, refreshed reference" if Capability.REFERENCE_REFRESH in cls.requires else "policy, reference"

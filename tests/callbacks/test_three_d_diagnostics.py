@@ -11,21 +11,24 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lit_align
 from lit_align import PreferenceDataModule
-from lit_align.callbacks import ExactResume, RunCheckpoint, ThreeDDiagnostics
-from lit_align.callbacks.three_d_diagnostics import first_pair
+from lit_align.callbacks import ExactResume, ReferenceSync, RunCheckpoint, ThreeDDiagnostics
+from lit_align.callbacks.three_d_diagnostics import first_pair, slopes
 from lit_align.core.batch import Example
 from lit_align.core.errors import ConfigError
 from lit_align.core.fsdp2 import FSDP2Strategy
 from lit_align.evaluation.jsonl_logger import JsonlLogger
+from lit_align.rollouts.hf import generate
 from tests.launch import launch
 
 NAMES = {
     "dlogp_chosen", "dlogp_rejected", "drop_ratio", "log_grad_ratio", "loss_weight", "frac_chosen_below_ref",
-    "peak_chosen", "chosen_minus_peak", "entropy", "logp_unseen",
+    "coef_chosen", "coef_rejected", "peak_chosen", "chosen_minus_peak", "entropy", "logp_unseen", "self_sample_ref_nll",
 }  # fmt: skip
+SLOPES = {"slope_chosen", "slope_rejected"}
 
 
 @pytest.fixture
@@ -79,6 +82,10 @@ def test_what_is_logged(tiny_model_dir, pairs, tmp_path):
     assert last["3d/dlogp_chosen"] > 0 > last["3d/dlogp_rejected"]
     assert last["3d/loss_weight"] < 0.5
     assert last["3d/logp_unseen"] != 0
+    # What the initial policy writes, and then what another one writes.
+    assert last["3d/self_sample_ref_nll"] != first["3d/self_sample_ref_nll"] > 0
+    assert [f"3d/{name}" in record for name in sorted(SLOPES) for record in records] == ([False] * 2 + [True] * 10) * 2
+    assert last["3d/slope_chosen"] > 0 > last["3d/slope_rejected"]
 
 
 class AtTheEnd(Callback):
@@ -99,6 +106,8 @@ class AtTheEnd(Callback):
             "drop_ratio": c.abs().mean() / a.abs().mean(),
             "log_grad_ratio": (policy.sums[batch.chosen] - policy.sums[batch.rejected]).mean(),
             "loss_weight": torch.sigmoid(-0.1 * (a - c)).mean(),
+            "coef_chosen": 0.1 * torch.sigmoid(-0.1 * (a - c)).mean(),
+            "coef_rejected": 0.1 * torch.sigmoid(-0.1 * (a - c)).mean(),
             "frac_chosen_below_ref": (a < 0).double().mean(),
             "entropy": module.statistics.entropy.double().mean(),
         }
@@ -155,18 +164,76 @@ def test_a_resumed_run_measures_the_same(tiny_model_dir, pairs, tmp_path, step):
     saving = RunCheckpoint(every_n_steps=1, keep=-1, dirpath=str(checkpoints))
     fit(tiny_model_dir, pairs, tmp_path / "run", diagnostics(), saving)
     expected = logged(tmp_path / "run")
-    # Of another seed nothing is written: what the initial policy wrote comes with the checkpoint.
-    again = diagnostics(seed=1)
+    again = diagnostics()
     fit(tiny_model_dir, pairs, tmp_path / "run", again, ckpt_path=str(checkpoints / f"step={step}.ckpt"))
     assert logged(tmp_path / "run") == expected
+
+
+def test_what_the_initial_policy_wrote_comes_with_the_checkpoint(tiny_model_dir, pairs, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    saving = RunCheckpoint(every_n_steps=1, keep=-1, dirpath=str(checkpoints))
+    first, again = diagnostics(), diagnostics(seed=1)
+    fit(tiny_model_dir, pairs, tmp_path / "run", first, saving)
+    fit(tiny_model_dir, pairs, tmp_path / "run", again, ckpt_path=str(checkpoints / "step=6.ckpt"))
+    assert again._probe == first._probe
+    assert again.history == first.history
+    assert again.values["3d/logp_unseen"] == first.values["3d/logp_unseen"]
+    # Another seed, other texts of the policy as it is.
+    assert again.values["3d/self_sample_ref_nll"] != first.values["3d/self_sample_ref_nll"]
+
+
+def test_samples_are_scored_under_the_initial_policy(tiny_model_dir, pairs, tmp_path):
+    measured = diagnostics(every_n_steps=12)
+    module = fit(tiny_model_dir, pairs, tmp_path, measured)
+    prompts = [pair.ids[0][: pair.prompt_lengths[0]] for pair in measured._pairs]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    initial = AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval()
+    written = generate(module.policy, tokenizer, prompts, max_new_tokens=6, temperature=1.0, seed=0)
+    total = number = 0
+    for prompt, completion in zip(prompts, written, strict=True):
+        ids = torch.tensor([prompt + completion.ids])
+        with torch.no_grad():
+            logps = initial(input_ids=ids).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
+        total -= logps.gather(-1, ids[0, len(prompt) :, None]).sum().item()
+        number += len(completion.ids)
+    assert measured.values["3d/self_sample_ref_nll"] == pytest.approx(total / number, rel=1e-5)
+
+
+@pytest.mark.parametrize(("method", "callbacks"), [("SimPO", []), ("DPO", [ReferenceSync(every_n_steps=2, alpha=0.5)])])
+def test_without_the_initial_policy_its_likelihoods_are_left_out(tiny_model_dir, pairs, tmp_path, method, callbacks):
+    measured = diagnostics()
+    fit(tiny_model_dir, pairs, tmp_path, measured, *callbacks, method=method)
+    assert measured.values.keys() == {f"3d/{name}" for name in (NAMES | SLOPES) - {"self_sample_ref_nll"}}
+
+
+def test_slopes_are_those_of_straight_lines():
+    assert slopes([[0.0, 1.0, 5.0], [10.0, 3.0, 4.0]]) == pytest.approx([0.2, -0.1])
+    steps = torch.arange(0.0, 50.0, 7.0, dtype=torch.float64)
+    noise = torch.tensor([1.0, -1.0, -1.0, 1.0] * 2, dtype=torch.float64)
+    table = torch.stack([steps, 3 * steps + noise, -steps], 1).tolist()
+    x, y = steps - steps.mean(), 3 * steps + noise
+    assert slopes(table) == pytest.approx([(x @ y / (x @ x)).item(), -1.0])
+
+
+def test_slopes_forget_what_is_long_ago(tiny_model_dir, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_align.callbacks.three_d_diagnostics._LOGS", 4)
+    measured = diagnostics(every_n_steps=1, max_new_tokens=0)
+    fit(tiny_model_dir, pairs, tmp_path, measured)
+    assert [step for step, *_ in measured.history] == [9, 10, 11, 12]
+    assert measured.values["3d/slope_chosen"] == slopes(measured.history)[0]
 
 
 @pytest.mark.parametrize("method", ["SimPO", "ORPO", "FlexDPO", "StableCPO"])
 def test_methods_on_pairs(tiny_model_dir, pairs, tmp_path, method):
     measured = diagnostics(max_new_tokens=0)
     fit(tiny_model_dir, pairs, tmp_path, measured, method=method)
-    assert measured.values.keys() == {f"3d/{name}" for name in NAMES - {"logp_unseen"}}
+    written = {"logp_unseen", "self_sample_ref_nll"}
+    assert measured.values.keys() == {f"3d/{name}" for name in (NAMES | SLOPES) - written}
     assert measured.values["3d/dlogp_chosen"] != 0
+    betas = {"FlexDPO": (0.1, 0.08), "SimPO": (2.0, 2.0)}.get(method, (0.1, 0.1))
+    weight = measured.values["3d/loss_weight"]
+    found = [measured.values[f"3d/coef_{side}"] for side in ("chosen", "rejected")]
+    assert found == pytest.approx([weight * beta for beta in betas])
 
 
 def first_measurement(model: str, pairs: str, folder: Path, strategy: str | None) -> dict[str, float]:

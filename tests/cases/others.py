@@ -118,5 +118,5 @@ CASES = [
     Case("paft", "SparseSFT", S2, [
         Value({}, (6 + 2) / (3 + 5)),
         Value({"reduction": "sequences"}, (6 / 3 + 2 / 5) / 2),
-    ], needs_lora=True, shards=False),
+    ], shards=False),
 ]  # fmt: skip

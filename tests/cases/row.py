@@ -119,7 +119,5 @@ class Case(NamedTuple):
     """Whether the metrics' rewards are of means per token."""
     training: dict[str, Any] = {}  # noqa: RUF012 - never mutated
     """Arguments of the class for the tests that train, where its defaults do not suit a tiny model."""
-    needs_lora: bool = False
-    """Whether the method trains adapters only, so that tests that train give it some."""
     shards: bool = True
     """Whether the method works on sharded weights (FSDP2); else it refuses them."""

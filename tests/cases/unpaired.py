@@ -108,7 +108,7 @@ CASES = [
             2 * (softplus(-2) + softplus(-5)) / 2 + 0.5 * 1.75 + 3 * (0.25 + 0.5) / 4,
             facts={"divergence": t(7.0, 8.0, 0.25, 0.5)},
         ),
-    ]),
+    ], training={"beta": 0.3, "retain_weight": 0.5, "kl_weight": 0.5}),  # All its terms.
     Case("binary_cringe", "BinaryCringe", C2, [
         Value({}, (_GOOD + _BAD) / 4),
         Value({"alpha": 0.5, "k": 3}, (_GOOD + 0.5 * _BAD_DRAWN) / 4, facts={"contrast": t(9.0, _BAD_DRAWN)}),

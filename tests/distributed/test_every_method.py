@@ -26,8 +26,9 @@ SMALL_STEP = 2e-3
 def job_of(case: Case, model: str) -> Job:
     """A short run of the row's method."""
     METHODS[case.name] = partial(getattr(lit_align, case.name), **case.training)
-    callbacks: tuple = (partial(LoRA, r=4),) if case.needs_lora else ()
-    if Capability.REFERENCE_REFRESH in getattr(lit_align, case.name).requires:
+    requires = getattr(lit_align, case.name).requires
+    callbacks: tuple = (partial(LoRA, r=4),) if Capability.ADAPTERS in requires else ()
+    if Capability.REFERENCE_REFRESH in requires:
         callbacks = (*callbacks, partial(ReferenceSync, alpha=0.5, every_n_steps=2))
     return Job(case.name, model, rows=8, examples=16, epochs=1, validate=True, sgd=SMALL_STEP, callbacks=callbacks)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from lit_align.functional.token_features import ForwardKL, LogCollision
+from lit_align.functional.token_features import Contrast, ForwardKL, LogCollision
 
 POLICY = torch.tensor([[0.13, -0.13, 0.64], [0.1, -0.54, 0.36], [1.3, 0.95, -0.7]], dtype=torch.float64)
 REFERENCE = torch.tensor([[0.9, 0.09, -0.74], [-0.92, -0.46, 0.22], [-1.01, -0.21, -0.16]], dtype=torch.float64)
@@ -29,3 +30,17 @@ def test_the_collision_is_that_of_two_draws_and_passes_no_gradient():
     own = POLICY.log_softmax(-1).gather(-1, TOKENS[:, None])[:, 0]
     torch.testing.assert_close((own - values).mean().item(), 0.0225392735237, rtol=1e-10, atol=0)
     torch.testing.assert_close(values.exp(), POLICY.softmax(-1).square().sum(-1))
+
+
+def test_the_mean_contrast_is_that_of_many_draws():
+    logits = torch.tensor([[2.0, 0.5, -1.0, 0.0, 1.0]], dtype=torch.float64)
+    many, target = logits.expand(20000, -1), torch.full((20000,), 1)
+    torch.manual_seed(0)
+    drawn = Contrast(3)(many, target, None)
+    state = torch.get_rng_state()
+    mean = Contrast(3, mean=True)(logits, target[:1], None)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert drawn.std() > 0.1
+    assert drawn.mean().item() == pytest.approx(mean.item(), abs=0.02)
+    likeliest = torch.nn.functional.softplus(torch.tensor(0.5 - 2.0, dtype=torch.float64))
+    assert Contrast(1, mean=True)(logits, target[:1], None).item() == pytest.approx(likeliest.item())

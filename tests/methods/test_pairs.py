@@ -11,6 +11,7 @@ import lit_align
 from lit_align.core.errors import ConfigError
 from lit_align.core.outputs import PairLogps
 from lit_align.methods import aot, aot_unpaired
+from lit_align.methods.discopop import modulated_loss
 from tests.cases.pairs import V3, scores
 from tests.cases.row import P2, softplus, t
 
@@ -41,6 +42,15 @@ def test_odpo_takes_ties_where_it_needs_no_logarithm():
     facts = scores((0.5, 0.6), (0.5, 0.7))
     ours = method("ODPO", beta=0.1, offset="identity").losses(*P2, **facts)
     assert ours.tolist() == pytest.approx([softplus(-0.125), softplus(-0.1 + 0.1)])
+
+
+# -------------------------------------------------------------------- DiscoPOP
+
+
+def test_the_loss_of_discopop_has_a_hill():
+    margins = torch.tensor([-3, -0.12, -0.117, 0.0, 0.071, 0.074, 3], dtype=torch.float64, requires_grad=True)
+    modulated_loss(margins, 0.05).sum().backward()
+    assert margins.grad.sign().tolist() == [-1, -1, 1, 1, 1, -1, -1]
 
 
 # -------------------------------------------------------------------- AOT

@@ -83,3 +83,18 @@ def test_slic_stays_close_to_the_target_of_the_data(tiny_model_dir):
     expected = logits.log_softmax(-1).gather(-1, torch.tensor(text[len(prompt) :])[:, None]).sum()
     chosen = module.policy.sequence_logps(batch.rows).sums[batch.chosen]
     assert terms["nll"].values.tolist() == pytest.approx([-expected.item(), -chosen[1].item()], rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("PairwiseCringe", DataKind.PAIRS), ("BinaryCringe", DataKind.UNPAIRED)])
+def test_cringe_on_held_out_data_does_not_depend_on_chance(name, kind, tiny_model_dir):
+    module = ready(name, tiny_model_dir, k=5)
+    batch = collated(module, make_examples(kind), Layout.SHARED)
+    values = {}
+    for training in (True, False):
+        module.train(training)
+        values[training] = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            values[training].append(torch.stack([term.values for term in module.terms(batch).values()]).sum(0))
+    assert not torch.equal(*values[True])
+    assert torch.equal(*values[False])

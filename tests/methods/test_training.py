@@ -80,7 +80,7 @@ def fit(case: Case, model: str, files: dict[DataKind, str], folder: Path, data_a
     callbacks = [record, *kwargs.pop("callbacks", [])]
     if Capability.REFERENCE_REFRESH in module.requires:
         callbacks.append(ReferenceSync(alpha=0.5, every_n_steps=2))
-    if case.needs_lora:
+    if Capability.ADAPTERS in module.requires:
         callbacks.append(LoRA(r=4))
     ckpt_path = kwargs.pop("ckpt_path", None)
     run = trainer(folder, callbacks=callbacks, **kwargs)

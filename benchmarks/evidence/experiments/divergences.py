@@ -49,6 +49,10 @@ def divergences(run: Run) -> None:
     world=("W4: 5 common arms (16 % each, rewards 0.5 to 0.9), 15 rare ones (20 % together, below 0.5); 60 pairs."),
     budget="3000 full-batch steps of Adam 0.05, beta 0.5, no clipping",
     seeds=20,
+    discussion=(
+        "In the mean both thresholds of the spec hold: 0.1 more reward, and a quarter of DPO's concentration. Seed "
+        "by seed the quarter is missed about as often as it is met."
+    ),
 )
 def coverage(run: Run) -> None:
     """True mean reward, and the policy's mean ratio to the reference."""
@@ -161,6 +165,8 @@ def mode_seeking(run: Run) -> None:
         )
     run.expect("reverse_KL", "EXO, lists", "<", "DPO, lists")
     run.expect("reward", "EXO, lists", ">", "DPO, lists")
+    run.expect("reverse_KL", "EXO, pairs", "<", "DPO, pairs")
+    run.expect("reward", "EXO, pairs", ">", "DPO, pairs")
     run.compare_with_spec("reverse_KL", "EXO, lists", [0.72])
     run.compare_with_spec("reverse_KL", "DPO, lists", [1.92])
     run.plot_bars("reverse_KL", "reward", "mean")
