@@ -57,13 +57,13 @@ class ThreeDDiagnostics(OptimizerStepCallback):
     - `3d/log_grad_ratio`: log-probability of the chosen less that of the rejected response, for DPO the log of how much
       harder the gradient pushes the rejected probability; `3d/loss_weight`: probability that the rejected one wins by
       the implicit rewards, DPO's weight of the pair; `3d/frac_chosen_below_ref`: share of chosen responses that became
-      less likely. `3d/coef_chosen`, `3d/coef_rejected`: that weight times the beta of each side, which is what DPO's and
-      Flex-DPO's gradients multiply the two log-probabilities' gradients with.
+      less likely. `3d/coef_chosen`, `3d/coef_rejected`: that weight times each side's beta, by which DPO and Flex-DPO
+      multiply the gradients of the two log-probabilities.
     - `3d/peak_chosen`: the highest mean log-probability of the chosen responses so far, and `3d/chosen_minus_peak`.
     - `3d/entropy`: of the next token over all tokens of the pairs, nats; `3d/logp_unseen`: change of the
       log-probability per token of responses that the initial policy wrote to the same prompts: falling means that
       probability goes elsewhere. `3d/self_sample_ref_nll`: mean negative log-likelihood per token, under the initial
-      policy, of what the policy writes to these prompts now: rising means that it writes what it would not have written.
+      policy, of what the policy writes to these prompts now: it rises where that would not have been written before.
       Only where the method's reference is that initial policy (frozen_copy, adapters_off or named_adapter, and no
       ReferenceSync); always with the same random numbers, so that changes are those of the policy.
 

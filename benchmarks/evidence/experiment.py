@@ -178,7 +178,14 @@ class Run:
             values = list(values)
             self.spec.append({"measure": measure, "label": label, "spec": values, "here": mine[: len(values)]})
 
-    def plot_lines(self, measure: str, x_label: str, lines: dict[str, dict[float, str]], log_x: bool = False) -> None:
+    def plot_lines(
+        self,
+        measure: str,
+        x_label: str,
+        lines: dict[str, dict[float, str]],
+        log_x: bool = False,
+        minus: str | None = None,
+    ) -> None:
         """Draw a measure against a number instead of by method.
 
         Args:
@@ -186,11 +193,12 @@ class Run:
             x_label: what the number is.
             lines: for each line, the label of the measure at each x.
             log_x: whether x is shown on a logarithmic scale.
+            minus: a line that is subtracted from the others, seed by seed.
         """
         known = self.measures.get(measure, {})
         drawn = {line: [[x, label] for x, label in points.items() if label in known] for line, points in lines.items()}
         drawn = {line: points for line, points in drawn.items() if points}
-        self.plots.append({"measure": measure, "x": x_label, "lines": drawn, "log_x": log_x})
+        self.plots.append({"measure": measure, "x": x_label, "lines": drawn, "log_x": log_x, "minus": minus})
 
     def plot_bars(self, *measures: str) -> None:
         """Draw these measures by method."""

@@ -99,17 +99,39 @@ def _bars(axis: Axes, measure: str, result: dict[str, Any], labels: bool) -> Non
 
 def _lines(axis: Axes, plot: dict[str, Any], result: dict[str, Any]) -> None:
     values = result["measures"][plot["measure"]]
-    for colour, (line, points) in zip(LINES * 3, plot["lines"].items(), strict=False):
+    title = plot["measure"].replace("_", " ")
+    base: dict[float, str] = {}
+    if plot["minus"] is not None:
+        base = {x: label for x, label in plot["lines"][plot["minus"]]}
+        title += f", minus that of {plot['minus']}"
+        axis.axhline(0, color=PALE, linewidth=1)
+    lines = {line: points for line, points in plot["lines"].items() if line != plot["minus"]}
+    for colour, (line, points) in zip(LINES * 3, lines.items(), strict=False):
         x = [point[0] for point in points]
-        means, widths = zip(*(interval(values[label]) for _, label in points), strict=True)
-        widths = [0 if math.isnan(width) else width for width in widths]
+        rows = [values[label] for _, label in points]
+        if base:
+            rows = [
+                [a - b for a, b in zip(row, values[base[at]], strict=True)] for at, row in zip(x, rows, strict=True)
+            ]
+        means, widths = zip(*(interval(row) for row in rows), strict=True)
         axis.errorbar(
-            x, means, yerr=widths, color=colour, marker="o", markersize=3, capsize=2, linewidth=1.2, label=line
+            x,
+            means,
+            yerr=[0 if math.isnan(width) else width for width in widths],
+            color=colour,
+            marker="o",
+            markersize=3,
+            capsize=2,
+            linewidth=1.2,
+            label=line,
         )
     if plot["log_x"]:
         axis.set_xscale("log")
+    ticks = sorted({point[0] for points in lines.values() for point in points})
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
     axis.grid(color=GRID, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.set_xlabel(plot["x"])
-    axis.set_title(plot["measure"].replace("_", " "), fontsize=8, loc="left")
+    axis.set_title(title, fontsize=8, loc="left")
     axis.legend(frameon=False, fontsize=7)

@@ -27,7 +27,8 @@ def shaped_rewards(rewards: Tensor, potentials: Tensor, lengths: Tensor) -> Tens
     """Rewards that prefer the same responses, with another share for each token (Ng, Harada and Russell 1999).
 
     A token gets what its potential has risen by since the token before it. Potentials are 0 before the first token and
-    after the last one, so that the sum over a response stays as it is.
+    after the last one, so that the sum over a response stays as it is. They have to come from elsewhere, as from a
+    value model: if they were what remains of a response's own rewards, its first token would get all of it.
 
     Args:
         rewards: [N], token by token, response after response.

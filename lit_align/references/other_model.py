@@ -23,6 +23,7 @@ class OtherModel(FrozenCopy):
     """
 
     can_refresh = False
+    is_initial = False
     refresh = Reference.refresh
 
     def __init__(self, name: str, revision: str | None = None) -> None:

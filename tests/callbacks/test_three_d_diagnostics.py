@@ -254,6 +254,18 @@ def test_two_processes_agree(tiny_model_dir, pairs, tmp_path, strategy):
     assert both[0] == pytest.approx(alone, rel=1e-5)
 
 
+def later_measurement(model: str, pairs: str, folder: Path) -> dict[str, float]:
+    measured = diagnostics(every_n_steps=2)
+    fit(model, pairs, folder, measured, max_steps=3, devices=2, strategy=FSDP2Strategy())
+    return measured.values
+
+
+def test_sharded_models_are_measured_while_they_train(tiny_model_dir, pairs, tmp_path):
+    one, two = launch(later_measurement, tiny_model_dir, pairs, tmp_path, world=2)
+    assert one == two
+    assert one.keys() == {f"3d/{name}" for name in NAMES | SLOPES}
+
+
 def test_validation_pairs_come_first(tiny_model_dir, pairs, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"prompt": "x", "chosen": " y", "rejected": " z"}) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -127,7 +126,6 @@ def test_a_policy_without_adapters_is_measured_by_its_likelihood(tiny_model_dir)
 
 def test_sharded_adapters_are_refused(tiny_model_dir):
     module = SparseSFT(policy=tiny_model_dir)
-    module.policy_spec = dataclasses.replace(module.policy_spec, lora=SPEC)
-    module.trainer = lit_align.Trainer(strategy="fsdp2", devices=2, accelerator="cpu")
+    module.trainer = lit_align.Trainer(strategy="fsdp2", devices=2, accelerator="cpu", callbacks=[LoRA(r=2)])
     with pytest.raises(ConfigError, match="adds up whole adapters"):
         module.setup("fit")

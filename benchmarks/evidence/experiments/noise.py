@@ -64,7 +64,7 @@ def label_noise(run: Run) -> None:
     for name in ("Dr. DPO", "ROPO", "DPO-COV", "IPO", "cDPO", "rDPO"):
         for rate in RATES[1:]:
             run.expect("accuracy", f"{name} {percent(rate)}", ">", f"DPO {percent(rate)}")
-    run.plot_lines("accuracy", "flipped labels, %", lines)
+    run.plot_lines("accuracy", "flipped labels, %", lines, minus="DPO")
 
 
 @experiment(
