@@ -38,6 +38,9 @@ class Footprint(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of a run that has not come to its end."""
         self._device = trainer.strategy.root_device
+        if trainer.global_step == 0:
+            # This object may have measured another run before.
+            self._seconds, self._peak = 0.0, 0
         self._since = time.perf_counter()
         if trainer.is_global_zero:
             self._path(trainer).unlink(missing_ok=True)

@@ -80,10 +80,14 @@ class NoiseFilter(Callback):
         if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= self.every_n_epochs:
             rank_zero_warn(f"NoiseFilter will drop nothing: training ends after {trainer.max_epochs} epochs.")
         self._file = JsonlFile(Path(trainer.default_root_dir) / "noise_filter.jsonl")
-        if trainer.is_global_zero and self._mark is not None:
-            self._file.cut(self._mark)
-        elif trainer.is_global_zero and trainer.global_step == 0:
-            self._file.start_over()
+        if self._mark is not None:
+            if trainer.is_global_zero:
+                self._file.cut(self._mark)
+        elif trainer.global_step == 0:
+            # This object may have filtered another run before.
+            self.dropped, self._weight, self._chosen_in = [], 1.0, None
+            if trainer.is_global_zero:
+                self._file.start_over()
         self._mark = None
         if self._chosen_in is not None:
             self._apply(trainer, pl_module)

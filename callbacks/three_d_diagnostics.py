@@ -115,6 +115,9 @@ class ThreeDDiagnostics(OptimizerStepCallback):
         self._pairs = [first_pair(e) for e in itertools.islice((e for e in wanted if e.pairs), self.num_pairs)]
         if not self._pairs:
             raise ConfigError("ThreeDDiagnostics has no pairs", got="data without any", fix="give validation pairs")
+        if trainer.global_step == 0:
+            # This object may have measured another run before.
+            self._probe, self.peak, self.values, self.history = None, None, {}, []
         if self._probe is None:
             scores = score_responses(pl_module, self._pairs)
             chosen, rejected = (part.tolist() for part in scores.sums.view(-1, 2).unbind(1))

@@ -102,7 +102,7 @@ def _lines(axis: Axes, plot: dict[str, Any], result: dict[str, Any]) -> None:
     title = plot["measure"].replace("_", " ")
     base: dict[float, str] = {}
     if plot["minus"] is not None:
-        base = {x: label for x, label in plot["lines"][plot["minus"]]}
+        base = dict(plot["lines"][plot["minus"]])
         title += f", minus that of {plot['minus']}"
         axis.axhline(0, color=PALE, linewidth=1)
     lines = {line: points for line, points in plot["lines"].items() if line != plot["minus"]}

@@ -47,9 +47,8 @@ def judge(differences: Sequence[float]) -> Verdict:
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """One verdict for several inequalities; None where there is none yet."""
+    """One verdict for several inequalities: held if all are, not held if none is; None where there is none yet."""
     if not verdicts:
         return None
-    if len(set(verdicts)) == 1:
-        return verdicts[0]
-    return "mixed"
+    held = verdicts.count("held")
+    return "held" if held == len(verdicts) else "mixed" if held else "not held"

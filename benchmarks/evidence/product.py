@@ -12,7 +12,7 @@ from evidence.worlds.base import World
 from evidence.worlds.data import Data, Lists, Pairs, Texts, parts, take
 from lit_align.core.batch import Counts
 from lit_align.core.kinds import LanguageModelModule, as_terms
-from lit_align.core.outputs import ListLogps, PairLogps, SequenceLogps, Term, reduce_terms
+from lit_align.core.outputs import ListLogps, PairLogps, Per, SequenceLogps, Term, reduce_terms
 
 Inputs = PairLogps | SequenceLogps | ListLogps
 
@@ -46,17 +46,25 @@ def method(name: str, label: str | None = None, **kwargs: Any) -> Method:
     return Method(name, kwargs, label or name)
 
 
-def _tokens(policy: Inputs) -> Tensor:
-    """Numbers of tokens that are imitated, [B]."""
+COUNTED = frozenset({Per.EXAMPLES, Per.TOKENS, Per.UNDESIRABLE, Per.DESIRABLE_TOKENS, Per.TARGET_TOKENS})
+"""Denominators that `reduced` knows; a new one of the product must not be taken for 0."""
+
+
+def _tokens(policy: Inputs) -> tuple[Tensor, Tensor]:
+    """Numbers of tokens that are imitated, and of texts to stay close to, each [B]."""
     if isinstance(policy, PairLogps):
-        return policy.chosen_lengths
-    if isinstance(policy, ListLogps):
-        return policy.lengths[:, 0]
-    return policy.lengths
+        close_to = policy.chosen_lengths if policy.target_lengths is None else policy.target_lengths
+        return policy.chosen_lengths, close_to
+    tokens = policy.lengths[:, 0] if isinstance(policy, ListLogps) else policy.lengths
+    return tokens, tokens
 
 
 def reduced(
-    terms: dict[str, Term], tokens: Tensor, weights: Tensor | None = None, label: Tensor | None = None
+    terms: dict[str, Term],
+    tokens: Tensor,
+    weights: Tensor | None = None,
+    label: Tensor | None = None,
+    close_to: Tensor | None = None,
 ) -> Tensor:
     """A batch's loss, by the product's own reduction; scalar.
 
@@ -65,16 +73,17 @@ def reduced(
         tokens: [B], denominators of terms per token.
         weights: [B] probabilities of the examples, for means that are exact; None for a plain mean.
         label: [B] bool, of labelled data.
+        close_to: [B], tokens of texts to stay close to; `tokens` where None.
     """
-    n = len(tokens)
+    assert all(term.per in COUNTED for term in terms.values()), f"an unknown denominator among {terms}"
+    scale = torch.ones_like(tokens) if weights is None else weights * len(tokens)
     if weights is not None:
-        scale = weights * n
         terms = {name: term._replace(values=term.values * scale) for name, term in terms.items()}
-        tokens = tokens * scale
-    if label is None:
-        return reduce_terms(terms, Counts(n, float(tokens.sum())))
-    ones = torch.ones_like(tokens) if weights is None else scale
-    counts = Counts(n, float(tokens.sum()), float(ones[~label].sum()), float(tokens[label].sum()))
+    targets = tokens if close_to is None else close_to
+    counts = Counts(len(tokens), float((tokens * scale).sum()), target_tokens=float((targets * scale).sum()))
+    if label is not None:
+        desirable = float((tokens * scale)[label].sum())
+        counts = counts._replace(undesirable=float(scale[~label].sum()), desirable_tokens=desirable)
     return reduce_terms(terms, counts)
 
 
@@ -133,14 +142,15 @@ class Objective:
         policy, reference, facts = self._inputs(state), self.reference_inputs, self._facts(state)
         together = None if self.coupled else self._terms(self.modules[0], state, policy, reference, self.data, facts)
         losses = []
-        tokens = _tokens(policy)
+        tokens, close_to = _tokens(policy)
         for where, module, piece in zip(self.slices, self.modules, self.pieces, strict=True):
             if together is None:
                 own, behind = _rows(policy, where), _rows(reference, where)
                 terms = self._terms(module, state, own, behind, piece, _sliced(facts, where))
             else:
                 terms = {name: term._replace(values=term.values[where]) for name, term in together.items()}
-            losses.append(reduced(terms, tokens[where], piece.weights, getattr(piece, "label", None)))
+            label = getattr(piece, "label", None)
+            losses.append(reduced(terms, tokens[where], piece.weights, label, close_to[where]))
         return torch.stack(losses)
 
     def _inputs(self, state: Tensor) -> Inputs:

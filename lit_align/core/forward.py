@@ -247,12 +247,15 @@ class Scorer(_ModelCaller):
         reference: Distribution | None = None,
     ) -> Tensor:
         head, shape = self._head(hidden)
+        values = None
         if features:
-            return token_values(head, hidden, rows.target, features, reference, **shape)
-        if _is_plain_linear(head):
-            del shape["tile"]
-            return token_logprobs(hidden, head.weight, rows.target, bias=head.bias, **shape)
-        return module_logprobs(head, hidden, rows.target, **shape)
+            values = token_values(head, hidden, rows.target, features, reference, **shape)
+        if not _is_plain_linear(head):
+            return module_logprobs(head, hidden, rows.target, **shape) if values is None else values
+        del shape["tile"]
+        logps = token_logprobs(hidden, head.weight, rows.target, bias=head.bias, **shape)
+        # With features too: rounded otherwise than the reference's, log-ratios would not begin at 0.
+        return logps if values is None else torch.cat([logps[:, None], values[:, 1:]], 1)
 
     def _distribution(self, hidden: Tensor) -> Distribution:
         """The distributions at `hidden`, to be read after this call."""

@@ -59,11 +59,16 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @cache
 def code_version() -> str:
-    """A hash of this package's source: other code may make other examples."""
+    """A hash of the source that makes and measures examples: other code may make other ones."""
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    core = Path(__file__).parent.parent / "core"
+    for file in [*sorted(Path(__file__).parent.glob("*.py")), *(core / name for name in _CORE)]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+_CORE = ("batch.py", "demand.py", "layout.py")
+"""What of the core shapes examples."""
 
 
 class ExampleCache:

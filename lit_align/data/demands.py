@@ -108,8 +108,8 @@ def _numbers(row: CanonicalRow, name: str) -> Iterator[tuple[str, float]]:
         yield from (("margin", value) for value in row.margins or ())
         return
     scores = row.scores or []
-    if row.pairs and len(scores) == 2:
+    if row.pairs == [(0, 1)] and len(scores) == 2:
         columns = ["score_chosen", "score_rejected"]
     else:
-        columns = ["score" if len(scores) == 1 else "scores"] * len(scores)
+        columns = ["score"] if len(scores) == 1 else [f"scores[{place}]" for place in range(len(scores))]
     yield from zip(columns, scores, strict=True)

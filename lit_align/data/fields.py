@@ -131,7 +131,13 @@ class Fields:
         if value is None or value == "":
             return None
         if not self.dated:
-            return self.check_number(value, field)
+            try:
+                return self.check_number(value, field)
+            except DataError as error:
+                fix = (
+                    "write a number, or in every row a date like 2024-05-31 or 2024-05-31T12:00:00Z, or remove the row"
+                )
+                raise self.error(error.what, field, fix, value) from error
         time = parse_date(value)
         if time is None:
             fix = "write a date like 2024-05-31 or 2024-05-31T12:00:00Z, as the first rows do, or remove the row"

@@ -33,7 +33,7 @@ class FrozenCopy(Reference):
     def token_logps(self, rows: Rows, *, whole: bool = False) -> Tensor:
         """Token log-probabilities [N] under the copy, nats."""
         logps: Tensor = self.scorer(rows, whole=whole)
-        self.distribution = self.scorer.distribution
+        self.distribution, self.scorer.distribution = self.scorer.distribution, None
         return logps
 
     @torch.no_grad()

@@ -72,3 +72,10 @@ def test_memory_is_what_was_held_at_most():
     assert peak > len(held)
     del held
     assert largest_resident_set() >= peak
+
+
+def test_an_object_that_has_measured_a_run_begins_anew(tmp_path, monkeypatch):
+    footprint = Footprint()
+    train(tmp_path / "first", Clock(monkeypatch), footprint, max_steps=20)
+    train(tmp_path / "second", Clock(monkeypatch), footprint, max_steps=5)
+    assert (found(tmp_path / "second")["steps"], found(tmp_path / "second")["seconds"]) == (5, 5.0)

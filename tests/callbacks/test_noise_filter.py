@@ -84,6 +84,15 @@ def test_flipped_rows_are_left_out(tiny_model_dir, pairs, tmp_path, capsys):
     assert (second["epoch"], second["step"]) == (2, 20)
 
 
+def test_a_filter_that_has_served_a_run_begins_anew(tiny_model_dir, pairs, tmp_path):
+    chosen = NoiseFilter(0.2)
+    for folder in ("first", "second"):
+        watch = Watch()
+        fit(tiny_model_dir, pairs, tmp_path / folder, chosen, watch, max_epochs=2)
+        assert watch.dropped == [[], FLIPPED]
+        assert len((tmp_path / folder / "noise_filter.jsonl").read_text().splitlines()) == 1
+
+
 def test_rows_are_weighted_up_for_those_left_out(tiny_model_dir, pairs, tmp_path):
     class Weights(Callback):
         def on_train_epoch_end(self, trainer, pl_module):

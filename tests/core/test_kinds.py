@@ -243,6 +243,16 @@ def test_a_divergence_from_itself_is_zero(tiny_model_dir):
     torch.testing.assert_close(values, torch.zeros_like(values), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", REFERENCES)
+def test_distributions_of_the_reference_go_with_their_batch(name, tiny_model_dir):
+    """They hold the hidden states of all tokens, and a head's weights where these are sharded."""
+    reference, lora = REFERENCES[name]
+    module = ready("TDPO1", tiny_model_dir, reference=reference, lora=lora)
+    module.terms(collated(module, make_examples(DataKind.PAIRS), Layout.SHARED))
+    scorers = [module.policy, getattr(module.reference, "scorer", module.policy), module.reference]
+    assert [scorer.distribution for scorer in scorers] == [None] * 3
+
+
 def test_a_divergence_needs_a_whole_reference(tiny_model_dir):
     module = ready("NPO", tiny_model_dir, reference="none", kl_weight=1.0)
     with pytest.raises(ConfigError, match=r"(?s)NPO compares whole distributions.*NoReference.*frozen_copy"):
@@ -291,3 +301,18 @@ def test_the_other_tokens_gradient(detach):
     if not detach:
         expected[[0, 1], [2, 2]] = -torch.tensor(slopes, dtype=torch.float64)
     torch.testing.assert_close(logits.grad, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_log_probabilities_beside_features_are_those_without(dtype, tiny_model_dir):
+    """So that policy and reference, of which one has features, agree at the start to the last bit."""
+    module = ready("WPO", tiny_model_dir, dtype=dtype)
+    rows = collated(module, make_examples(DataKind.PAIRS), Layout.SHARED).rows
+    alone, beside = module.policy(rows), module.policy(rows, features=(LogCollision(),))
+    assert torch.equal(beside[:, 0], alone)
+    gradients = []
+    for values in (alone, beside[:, 0]):
+        module.zero_grad()
+        values.sum().backward()
+        gradients.append(module.policy.model.lm_head.weight.grad.clone())
+    assert torch.equal(*gradients)

@@ -116,7 +116,7 @@ def built(name, **settings):
         (built("UNAScore", score_range=(1, 5)), {**SCORED, "score": 5}, {**SCORED, "score": 0.5}, "score", 0.5,
          "from 1 to 5", "score_range"),
         (built("LiPO", reward_temperature=None), {**RANKED, "scores": [0, 1]}, {**RANKED, "scores": [0.5, 2]},
-         "scores", 2, "from 0 to 1", "reward_temperature"),
+         "scores[1]", 2, "from 0 to 1", "reward_temperature"),
         (built("SLiCHF", reg_target="best"), {**ROW, "target": " so"}, ROW, "target", "null", "the target",
          "data.convert"),
     ],
@@ -228,6 +228,7 @@ def test_a_timestamp_of_another_sort_is_refused(tmp_path, make, first, odd, what
     with pytest.raises(DataError, match=what) as caught:
         make(path).examples("train", DataKind.PAIRS)
     assert (caught.value.row, caught.value.field) == (3, "timestamp")
+    assert "a date like 2024-05-31" in caught.value.fix
 
 
 def test_who_does_not_ask_for_timestamps_does_not_stumble_over_them(tmp_path, make):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from evidence.experiment import Run, experiment
@@ -166,6 +167,39 @@ def odds_ratio(run: Run) -> None:
     run.expect("chosen_logp", "ORPO", ">", "SFT", by=-0.3)
     run.compare_with_spec("rejected_logp", "ORPO", (-3.20, -3.48, -3.41, -2.79, -2.85))
     run.plot_bars("rejected_logp", "chosen_logp", "reward")
+
+
+@experiment(
+    claim="TPO earns more than imitating its gold responses does, and keeps them likely where DPO does not",
+    paper="TPO, arXiv 2405.16681",
+    world=W1 + " Gold: the best of four more samples.",
+    budget=W1_BUDGET + ", weight of the likelihood 0.1",
+)
+def gold_responses(run: Run) -> None:
+    """Log-probability of the gold responses, and mean reward."""
+    world = Bandit(run.seeds)
+    pairs = world.pairs()
+    pairs = pairs._replace(target=best_of_samples(world, pairs, 4))
+    gold = winners(pairs)._replace(response=pairs.target)
+    for one in run.present(
+        method("SFT", "SFT on gold"), method("DPO", beta=0.1), method("TriplePO", "TPO", beta=0.1, alpha=0.1)
+    ):
+        data = gold if one.name == "SFT" else pairs
+        state = run.fit(world, one, data, steps=600, learning_rate=0.03)
+        gold_logp = mean_logp(world, state, pairs, gold.response)
+        run.measure(one, gold_logp=gold_logp, reward=expectation(state, world.reward))
+    run.expect("reward", "TPO", ">", "SFT on gold")
+    run.expect("gold_logp", "TPO", ">", "DPO", by=3)
+    run.plot_bars("gold_logp", "reward")
+
+
+def best_of_samples(world: Bandit, pairs: Pairs, number: int) -> Tensor:
+    """For each pair, the best of some samples of the reference to its prompt, [B]."""
+    generator = torch.Generator().manual_seed(0)
+    probabilities = world.reference[pairs.seed, pairs.prompt].exp()
+    samples = torch.multinomial(probabilities, number, replacement=True, generator=generator)
+    rewards = world.reward[pairs.seed[:, None], pairs.prompt[:, None], samples]
+    return samples.gather(1, rewards.argmax(1, keepdim=True))[:, 0]
 
 
 @experiment(

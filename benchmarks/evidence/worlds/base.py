@@ -67,6 +67,11 @@ class World(ABC):
             sides = data.chosen, data.rejected
             lengths = [self.lengths(seed, prompt, side) for side in sides]
             pairs = PairLogps(*(self.score(state, seed, prompt, side) for side in sides), *lengths)
+            if data.target is not None:
+                pairs = pairs._replace(
+                    target=self.score(state, seed, prompt, data.target),
+                    target_lengths=self.lengths(seed, prompt, data.target),
+                )
             if not public:
                 return pairs
             first = [self.public(state, seed, prompt, side, torch.minimum(*lengths)) for side in sides]

@@ -28,6 +28,8 @@ class Pairs(NamedTuple):
     """What methods may ask for by name (margin, timestamp ...), each [B]."""
     weights: Tensor | None = None
     """[B], probability of each pair; sums to 1 per seed. None for pairs that count alike."""
+    target: Tensor | None = None
+    """[B] int64, a gold response to stay close to."""
 
 
 class Labels(NamedTuple):

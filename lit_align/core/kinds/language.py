@@ -15,6 +15,7 @@ from lit_align.core.module import AlignmentModule
 from lit_align.core.outputs import SequenceLogps, Term
 from lit_align.functional.logprobs import segment_sums
 from lit_align.functional.token_features import Distribution, TokenFeature
+from lit_align.references import Precomputed
 
 Losses = Tensor | dict[str, Term]
 """[B] losses per example; or named terms, where a loss has parts with different denominators."""
@@ -34,6 +35,22 @@ class LanguageModelModule(AlignmentModule):
 
     best_is_target: bool = False
     """Whether, of ranked responses that `data.convert` makes pairs of, the best one is the text to stay close to."""
+
+    @property
+    def compares_tokens(self) -> bool:
+        """Whether the reference's log-probabilities of single tokens, or whole distributions, are needed."""
+        return any(feature.needs_reference for feature in self.token_features.values())
+
+    def setup(self, stage: str) -> None:
+        """Refuse cached sums where they cannot do, before the data are scored for them."""
+        super().setup(stage)
+        choice = self.reference_choice
+        if self.compares_tokens and (choice == "precomputed" or isinstance(choice, Precomputed)):
+            raise ConfigError(
+                f"{type(self).__name__} compares single tokens with the reference, and a cache holds sums only",
+                got="reference: precomputed",
+                fix="use reference: auto or frozen_copy",
+            )
 
     @property
     def demands(self) -> tuple[Demand, ...]:

@@ -26,6 +26,11 @@ class PairwiseModule(LanguageModelModule):
     needs_public: ClassVar[bool] = False
     """Whether `PairLogps` also has the sums over the first tokens, up to the length of the shorter response."""
 
+    @property
+    def compares_tokens(self) -> bool:
+        """Whether the reference's log-probabilities of single tokens, or whole distributions, are needed."""
+        return self.needs_public or super().compares_tokens
+
     @abstractmethod
     def losses(self, policy: PairLogps, reference: PairLogps, *args: Any, **facts: Any) -> Losses:
         """Losses [B] of the pairs.
