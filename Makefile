@@ -12,7 +12,7 @@ WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores > 4 ? 4
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check lint types layout package format bench clean
+.PHONY: help setup quickstart test test-slow test-gpu check lint types layout package format bench evidence clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -59,6 +59,9 @@ format: setup  ## format the code and sort imports
 
 bench: $(VENV)/bench  ## the speed table, beside TRL's trainer
 	@OMP_NUM_THREADS=1 $(RUN) benchmarks/step.py
+
+evidence: setup  ## the methods' claims in small worlds: about six minutes of one core
+	@OMP_NUM_THREADS=1 $(RUN) benchmarks/evidence/run.py
 
 $(VENV)/bench: $(VENV)/installed
 	@$(PIP) --editable ".[dev,bench]"

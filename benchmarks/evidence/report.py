@@ -105,8 +105,8 @@ def _section(result: dict[str, Any]) -> list[str]:
     if result["discussion"]:
         lines += [result["discussion"], ""]
     if result["spec"]:
-        lines += ["Beside the numbers of the specs' own runs (other draws, unless they agree):", ""]
-        lines += ["| measure | method | specs, by seed | here, by seed |", "|---|---|---|---|"]
+        lines += ["Beside the numbers of our prototypes' runs (other draws, unless they agree):", ""]
+        lines += ["| measure | method | prototype, by seed | here, by seed |", "|---|---|---|---|"]
         lines += [
             f"| {row['measure'].replace('_', ' ')} | {row['label']} "
             f"| {_numbers(row['spec'])} | {_numbers(row['here'])} |"

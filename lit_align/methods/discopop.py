@@ -39,7 +39,7 @@ def modulated_loss(margins: Tensor, tau: float) -> Tensor:
 class DiscoPOP(PairwiseModule):
     """Discovered Preference Optimization, the log-ratio modulated loss (LRML).
 
-    When: DPO is to be compared with a loss that was found by search; pairs may have doubtful labels.
+    When: DPO is to be compared with a loss that was found by search; without the noise of small batches it may fail.
 
     Args:
         beta: KL strength; larger stays closer to the reference.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,3 +134,22 @@ def test_every_experiment_says_what_it_claims():
         assert about.claim, about.slug
         assert about.paper, about.slug
         assert len(about.claim) < 125, f"{about.slug}: the title of its figure is too long"
+
+
+RESULTS = Path(report.__file__).parent / "results"
+
+
+def test_the_page_of_results_is_made_of_the_measured_numbers(tmp_path):
+    names = list(load_all())
+    for file in RESULTS.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    report.write_table(tmp_path, names)
+    assert (tmp_path / "README.md").read_text() == (RESULTS / "README.md").read_text()
+    assert {file.stem for file in RESULTS.glob("*.json")} == {file.stem for file in RESULTS.glob("*.png")} == {*names}
+
+
+def test_every_method_on_texts_has_evidence():
+    results = [json.loads(file.read_text()) for file in RESULTS.glob("*.json")]
+    assert [result["experiment"] for result in results if result["waiting"]] == []
+    tried = {m["class"] for result in results for m in result["methods"]}
+    assert set(lit_align.methods.MODULES) - tried == {"BradleyTerry"}

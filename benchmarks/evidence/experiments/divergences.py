@@ -50,8 +50,8 @@ def divergences(run: Run) -> None:
     budget="3000 full-batch steps of Adam 0.05, beta 0.5, no clipping",
     seeds=20,
     discussion=(
-        "In the mean both thresholds of the spec hold: 0.1 more reward, and a quarter of DPO's concentration. Seed "
-        "by seed the quarter is missed about as often as it is met."
+        "In the mean both thresholds of our prototype hold: 0.1 more reward, and a quarter of DPO's concentration. "
+        "Seed by seed the quarter is missed about as often as it is met."
     ),
 )
 def coverage(run: Run) -> None:

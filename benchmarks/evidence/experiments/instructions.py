@@ -73,7 +73,7 @@ def trained(one: Method, seed: int, steps: int) -> tuple[Task, Reader]:
     budget="400 steps of Adam 0.003 on all 64 prompts and one of 2 known paraphrases of each",
     discussion=(
         "Answers under unseen paraphrases are not better for it: one instruction with different inputs is held "
-        "apart too. The claim tested is the one about vectors; accuracy was mixed in the spec's own runs as well."
+        "apart too. The claim tested is the one about vectors; accuracy was mixed in our prototype's runs as well."
     ),
 )
 def paraphrases(run: Run) -> None:

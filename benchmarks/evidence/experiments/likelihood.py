@@ -62,7 +62,7 @@ def mean_logp(world: World, state: Tensor, pairs: Pairs, responses: Tensor) -> T
     budget=T1_BUDGET,
 )
 def chosen_likelihood(run: Run) -> None:
-    """Probability of chosen and of unseen responses, each method with its spec's settings."""
+    """Probability of chosen and of unseen responses, each method with settings of its own."""
     displace(
         run,
         method("DPO", beta=0.5),

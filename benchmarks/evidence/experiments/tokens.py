@@ -35,7 +35,7 @@ def divergence(world: Bigram, state: Tensor, pairs: Pairs) -> tuple[Tensor, Tens
     paper="TDPO, arXiv 2404.11999",
     world=W3,
     budget="200 full-batch steps of Adam 0.01, beta 0.1",
-    discussion="TDPO1 was below DPO in most but not all seeds of the spec's own runs, so nothing is asserted of it.",
+    discussion="TDPO1 was below DPO in most but not all seeds of our prototype's runs, so nothing is asserted of it.",
 )
 def token_divergence(run: Run) -> None:
     """Sequential KL along held-out responses, entropy, and accuracy on held-out pairs."""
