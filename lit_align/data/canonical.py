@@ -53,7 +53,7 @@ class CanonicalRow(NamedTuple):
     margin: float | None = None
     """Pairs: how much better the chosen response was judged, where the data say so."""
     timestamp: float | None = None
-    """Pairs: when the preference was stated, where that is read; dates in seconds since 1970, UTC."""
+    """Pairs: when the preference was stated, where that is read; dates in days since 1970, UTC."""
     target: Completion | None = None
     """Pairs: a response to stay close to, where that is read."""
     judgment: str | None = None

@@ -126,7 +126,7 @@ class Fields:
         return self.number(field) if self.has(field) and self.values[field] != "" else None
 
     def optional_time(self, field: str) -> float | None:
-        """A number as it is, or a date in seconds since 1970, UTC where it names no zone; None where it is missing."""
+        """A number as it is, or a date in days since 1970, UTC where it names no zone; None where it is missing."""
         value = self.values.get(field)
         if value is None or value == "":
             return None
@@ -227,7 +227,7 @@ class Fields:
 
 
 def parse_date(value: Any) -> float | None:
-    """Seconds since 1970 of a date in ISO 8601, with or without a time; None for anything else, plain numbers too."""
+    """Days since 1970 of a date in ISO 8601, with or without a time; None for anything else, plain numbers too."""
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, str):
@@ -239,7 +239,7 @@ def parse_date(value: Any) -> float | None:
             return None
     if not isinstance(value, datetime):
         return None
-    return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
+    return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp() / 86400
 
 
 def is_json_list(value: Any) -> bool:

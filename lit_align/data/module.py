@@ -63,7 +63,7 @@ class PreferenceDataModule(LightningDataModule):
         split_seed: decides which.
         batch_size: examples per micro-batch and process.
         max_tokens_per_batch: tokens per micro-batch and process, padding included, in place of `batch_size`.
-        bucket: batch examples of similar lengths.
+        bucket: batch examples of similar lengths; judged data never are, since their lengths tell their labels.
         shuffle: a new random order every epoch; not where `trainer.overfit_batches` asks for the same few batches.
         seed: of the order.
         drop_last: leave out the examples that do not fill a batch on every process, rather than make some
@@ -395,7 +395,8 @@ class PreferenceDataModule(LightningDataModule):
         return Batching(
             batch_size=self.batch_size,
             max_tokens_per_batch=self.max_tokens_per_batch,
-            bucket=self.bucket,
+            # Undesirable rows stand twice, once with their judgment: batches of like lengths would be of one label.
+            bucket=self.bucket and self._current_sets().kind_of("train") is not DataKind.JUDGED,
             shuffle=self.shuffle,
             seed=self.seed,
             drop_last=self.drop_last,

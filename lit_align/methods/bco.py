@@ -67,5 +67,6 @@ class BCO(UnpairedModule):
         """Losses [B] of the completions, nats; in training the shift takes in their rewards first."""
         rewards = self.beta * policy.logratios(reference)
         shift = self.shift.update(rewards) if self.training else self.shift.mean
+        self.meter.add("bco/shift", shift)
         undesirable, desirable = self.weights
         return torch.where(label, desirable, undesirable) * bco_loss(rewards, label, shift)

@@ -73,7 +73,7 @@ class BetaDPO(PairwiseModule):
         self.moments = ExponentialMoments(share("decay", decay))
 
     def losses(self, policy: PairLogps, reference: PairLogps) -> Tensor:
-        """Losses [B] of the pairs, nats; 0 for those that are left out, the others weighted up for them."""
+        """Losses [B] of the pairs, nats; 0 for those that are left out, the others weighted up. Records the beta."""
         gaps = policy.logratios(reference).margins
         moments = self.moments(gaps)
         everyone, own = over_ranks(gaps.double())
@@ -85,4 +85,5 @@ class BetaDPO(PairwiseModule):
             kept = keys.topk(number_kept(len(keys), self.filter_rate)).indices
             weights = torch.zeros_like(keys).index_fill(0, kept, len(keys) / len(kept))
         beta = dynamic_beta(everyone[weights > 0], moments.mean, self.beta, self.sensitivity)
+        self.meter.add("beta_dpo/beta", beta)
         return weights[own] * logistic(beta * gaps)

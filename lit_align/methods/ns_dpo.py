@@ -39,7 +39,7 @@ class NSDPO(PairwiseModule):
         current_time: the present, above all timestamps; needed without `normalise` and with a `window`.
         normalise: divide by the sum of weights.
         window: units of time before `current_time` after which a pair is left out; None keeps all.
-        time_unit: unit of time in those of the timestamps; dates are in seconds, and 86400 makes them days.
+        time_unit: unit of time in those of the timestamps; dates are in days, and 30 makes gamma a discount per month.
     """
 
     reads = ("timestamp",)
@@ -83,5 +83,8 @@ class NSDPO(PairwiseModule):
         return logs.exp()[own]
 
     def losses(self, policy: PairLogps, reference: PairLogps, timestamp: Tensor) -> Tensor:
-        """Weighted losses [B] of the pairs, nats."""
-        return self.weights(timestamp) * dpo_loss(policy, reference, self.beta)
+        """Weighted losses [B] of the pairs, nats; records the share of the pairs that the weights leave."""
+        weights = self.weights(timestamp)
+        everyone, _ = over_ranks(weights)
+        self.meter.add("ns_dpo/effective", everyone.mean() ** 2 / everyone.square().mean().clamp(min=1e-300))
+        return weights * dpo_loss(policy, reference, self.beta)

@@ -126,7 +126,7 @@ CASES = [
         Value({"current_time": 100.0, "normalise": False}, 0.306883041769),
         Value({"beta": 0.5, "gamma": 0.7, "current_time": 101.0}, 0.963555074743, facts={"timestamp": t(98, 100, 99)}),
         Value({"gamma": 1.0}, _DPO_01),
-        # A day is 86400 seconds; weights 0.25, 0.5 and 1.
+        # With the unit of 86400; weights 0.25, 0.5 and 1.
         Value(
             {"gamma": 0.5, "time_unit": 86400.0},
             sum(_dated([0.25, 0.5, 1.0], 0.1)) / 1.75,

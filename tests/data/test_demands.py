@@ -186,15 +186,15 @@ def test_ranges_in_words():
 
 
 @pytest.mark.parametrize(
-    ("given", "seconds"),
+    ("given", "days"),
     [
-        ("1970-01-02", 86400.0),
-        ("1970-01-01T01:00:00", 3600.0),
-        ("1970-01-01 00:00:01.5", 1.5),
-        ("1970-01-01T00:00:10Z", 10.0),
+        ("1970-01-02", 1.0),
+        ("1970-01-01T06:00:00", 0.25),
+        ("1970-01-01 00:00:01.5", 1.5 / 86400),
+        ("1970-01-01T00:00:10Z", 10 / 86400),
         ("1970-01-01T02:00:00+02:00", 0.0),
-        (datetime.date(1970, 1, 2), 86400.0),
-        (datetime.datetime(1970, 1, 1, 1, tzinfo=datetime.timezone.utc), 3600.0),
+        (datetime.date(1970, 1, 2), 1.0),
+        (datetime.datetime(1970, 1, 1, 12, tzinfo=datetime.timezone.utc), 0.5),
         ("19700102", None),
         ("7", None),
         (7, None),
@@ -202,8 +202,8 @@ def test_ranges_in_words():
         (None, None),
     ],
 )
-def test_dates(given, seconds):
-    assert parse_date(given) == seconds
+def test_dates(given, days):
+    assert parse_date(given) == days
 
 
 @pytest.mark.parametrize("given", [3, 3.0, "3"])

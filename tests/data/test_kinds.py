@@ -267,3 +267,17 @@ def test_responses_of_every_kind_can_be_scored(tmp_path, make, row, roles):
     assert len(example.ids) == len(roles)
     assert example.label is roles[0]
     assert example.scores == (row.get("scores") or ([row["score"]] if "score" in row else None))
+
+
+def test_batches_of_judged_rows_hold_both_labels(tmp_path, make):
+    """Rows with a judgment are longer: batches of similar lengths would hold one label each."""
+    rows = [
+        {"prompt": "Q?", "completion": f" answer {n}", "judgment": "It says far too little. " * 4, "label": n % 2 == 0}
+        for n in range(32)
+    ]
+    path = write(tmp_path / "judged.jsonl", rows)
+    method = Method(DataKind.JUDGED)
+    trainer(tmp_path).validate(method, make(validation=path, batch_size=8, bucket=True, max_length=512), verbose=False)
+    shares = [batch.label.double().mean().item() for batch in method.validated]
+    assert len(shares) == 4
+    assert all(0.25 <= share <= 0.75 for share in shares)

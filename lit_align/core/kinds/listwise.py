@@ -60,8 +60,8 @@ class ListwiseModule(LanguageModelModule):
         better = better_than(batch.scores, batch.mask)
         right = (rewards[:, :, None] > rewards[:, None, :]) & better
         add("rewards/accuracies", right.sum(), count=better.sum())
-        top = rewards.masked_fill(~batch.mask, -torch.inf).max(-1).values
-        add("rewards/top", (rewards[:, 0] == top).double())
+        others = rewards.masked_fill(~batch.mask, -torch.inf)[:, 1:]
+        add("rewards/top", (rewards[:, :1] > others).all(-1).double())
         add("logps/chosen", policy.sums[:, 0])
         add("logps/rejected", _worst(policy.sums, batch))
         add("nll_loss", -policy.sums[:, 0].sum(), count=policy.lengths[:, 0].sum())
