@@ -62,13 +62,17 @@ class DriftAlarm(OptimizerStepCallback):
         record = cast("AlignmentModule", pl_module).last_step
         assert record is not None
         chosen, margin = record.metrics.get("logps/chosen"), record.metrics.get("rewards/margins")
-        # Methods without pairs have neither; a step without a chosen or a rejected answer has NaN.
-        if chosen is None or margin is None or not math.isfinite(chosen + margin):
+        if chosen is None or margin is None:
+            # As in methods without pairs.
             return
-        self._chosen.append(chosen)
-        self._margins.append(margin)
-        self._judge(trainer.global_step)
-        pl_module.log(_METRIC, float(self.alarmed))
+        # A step without a chosen or a rejected answer has NaN.
+        if math.isfinite(chosen + margin):
+            self._chosen.append(chosen)
+            self._margins.append(margin)
+            self._judge(trainer.global_step)
+        # In such a step too: Lightning would repeat the last value, but not in a run that was resumed just before.
+        if self._chosen:
+            pl_module.log(_METRIC, float(self.alarmed))
 
     def state_dict(self) -> dict[str, Any]:
         """The window, and whether an episode is under way."""

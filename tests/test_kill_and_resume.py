@@ -79,11 +79,11 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Weights of the last checkpoint, and everything that was logged."""
+def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Weights of the last checkpoint, and the lines of everything that was logged."""
     newest = max((folder / "checkpoints").glob("step=*.ckpt"), key=lambda p: int(p.stem.split("=")[1]))
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return torch.load(newest, weights_only=True)["state_dict"], [json.loads(line) for line in lines]
+    return torch.load(newest, weights_only=True)["state_dict"], lines
 
 
 LAST = ("--ckpt_path", "last")
