@@ -31,7 +31,7 @@ def _ranked(i: int) -> dict[str, Any]:
 
 def _scored(i: int) -> dict[str, Any]:
     pair = _pair(i)
-    return {"prompt": pair["prompt"], "completion": pair["chosen" if i % 2 else "rejected"], "score": 0.05 * (i + 1)}
+    return {"prompt": pair["prompt"], "completion": pair["chosen" if i % 2 else "rejected"], "score": 0.04 * (i + 1)}
 
 
 def _judged(i: int) -> dict[str, Any]:
