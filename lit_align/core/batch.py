@@ -28,6 +28,12 @@ class DataKind(str, Enum):
     """prompt, completion, a label, and a judgment in words of what is good or bad about the completion."""
     PARAPHRASED = "paraphrased"
     """prompt, the same in other words, and a completion that answers both."""
+    STEPS = "steps"
+    """prompt, the steps of a solution, and for each step whether it is right."""
+    RATED = "rated"
+    """prompt, completion, and a number for each of several attributes."""
+    COMPARISONS = "comparisons"
+    """pairs, both responses in one text, in both orders."""
     DEMONSTRATIONS = "demonstrations"
     """texts to imitate: prompt and completion, messages, or plain text."""
     PROMPTS = "prompts"
@@ -74,6 +80,14 @@ class Example(NamedTuple):
     """Index into `ids` of a text to stay close to, which may be in no pair (SLiC-HF)."""
     truncated: list[bool] | None = None
     """Responses to be scored: whether each, or its prompt, was cut."""
+    step_labels: list[float] | None = None
+    """Steps: for each scored token of the only response, which ends a step, how far the step is right, 0 to 1."""
+    ratings: list[float] | None = None
+    """Rated data: a number for each attribute; nan where the data have none."""
+    weights: list[float] | None = None
+    """For each pair, how much it counts, 1 on average."""
+    safe: list[bool] | None = None
+    """For each response, whether it is harmless."""
 
 
 class Segments(NamedTuple):
@@ -116,6 +130,8 @@ class Rows(NamedTuple):
     """[M] int64, scored tokens per response."""
     last_index: Tensor
     """[M] int64, flat position of each response's last token (where a reward head reads)."""
+    token_index: Tensor
+    """[N] int64, flat position of target n itself (where a head that scores tokens reads)."""
     num_tokens: int = 0
     """Tokens of all responses, the prompt counted with each, whatever the layout computes."""
 
@@ -162,6 +178,22 @@ class PairBatch(NamedTuple):
     target: Tensor | None = None
     """[B] int64, index of the response to stay close to, the chosen one where the data name none; None where no
     pair has one."""
+    weight: Tensor | None = None
+    """[B] float64, how much each pair counts; None where all count alike."""
+    chosen_safe: Tensor | None = None
+    """[B] bool, whether the chosen responses are harmless; None unless every pair says so."""
+    rejected_safe: Tensor | None = None
+    """[B] bool."""
+
+    @property
+    def chosen_lengths(self) -> Tensor:
+        """[B] int64, scored tokens of the chosen responses."""
+        return self.rows.response_lengths[self.chosen]
+
+    @property
+    def rejected_lengths(self) -> Tensor:
+        """[B] int64, scored tokens of the rejected responses."""
+        return self.rows.response_lengths[self.rejected]
 
     def counts(self) -> Counts:
         """What this micro-batch adds to the denominators."""
@@ -259,6 +291,56 @@ class ParaphraseBatch(NamedTuple):
         return Counts(examples=len(self.original), tokens=self.rows.response_lengths[self.original].sum())
 
 
+class StepBatch(NamedTuple):
+    """Solutions, of which the tokens are scored that end a labelled step."""
+
+    rows: Rows
+    labels: Tensor
+    """[N] float64 in 0..1, how far each step is right."""
+    source_rows: Tensor
+    """[B] int64."""
+    window: Counts | None = None
+    reference_logps: None = None
+
+    def counts(self) -> Counts:
+        """What this micro-batch adds to the denominators; tokens are labelled steps."""
+        return Counts(examples=len(self.source_rows), tokens=self.rows.response_lengths.sum())
+
+
+class RatedBatch(NamedTuple):
+    """Completions with a number for each of several attributes."""
+
+    rows: Rows
+    ratings: Tensor
+    """[B, A] float64, nan where the data have none."""
+    source_rows: Tensor
+    """[B] int64."""
+    window: Counts | None = None
+    reference_logps: None = None
+
+    def counts(self) -> Counts:
+        """What this micro-batch adds to the denominators; tokens are numbers that are there."""
+        return Counts(examples=len(self.source_rows), tokens=(~self.ratings.isnan()).sum())
+
+
+class ComparisonBatch(NamedTuple):
+    """Pairs as texts that hold both responses, each pair in both orders."""
+
+    rows: Rows
+    first: Tensor
+    """[B] int64, index of the text in which the chosen response stands first."""
+    second: Tensor
+    """[B] int64, index of the text in which it stands second."""
+    source_rows: Tensor
+    """[B] int64."""
+    window: Counts | None = None
+    reference_logps: None = None
+
+    def counts(self) -> Counts:
+        """What this micro-batch adds to the denominators."""
+        return Counts(examples=len(self.first), tokens=self.rows.response_lengths[self.first].sum())
+
+
 class DemonstrationBatch(NamedTuple):
     """Texts to imitate."""
 
@@ -293,5 +375,15 @@ class ResponseBatch(NamedTuple):
     """[M] float64, cached summed log-probabilities under the reference, nats."""
 
 
-Batch = PairBatch | LabelBatch | ListBatch | DemonstrationBatch | JudgedBatch | ParaphraseBatch
+Batch = (
+    PairBatch
+    | LabelBatch
+    | ListBatch
+    | DemonstrationBatch
+    | JudgedBatch
+    | ParaphraseBatch
+    | StepBatch
+    | RatedBatch
+    | ComparisonBatch
+)
 """A batch that can be trained on."""

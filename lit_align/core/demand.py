@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+Neutral = Literal["positive", "negative", "ignore"]
+"""What a step counts as that is neither right nor wrong."""
+
 
 class Demand(NamedTuple):
     """One thing that every row must have, and for numbers the range in which they must lie."""
@@ -25,3 +28,14 @@ class Demand(NamedTuple):
     def wanted(self) -> str:
         """The range in words, as in "margins above 0"."""
         return f"above {self.low:g}" if self.strict else f"from {self.low:g} to {self.high:g}"
+
+
+class StepLabelling(NamedTuple):
+    """Which steps of a solution a method learns from."""
+
+    last_only: bool = False
+    """Only the last step, whose label is then that of the outcome."""
+    until_first_error: bool = False
+    """No step after the first wrong one."""
+    neutral: Neutral = "positive"
+    """What a step counts as that is neither right nor wrong (0 among -1, 0 and 1)."""

@@ -299,48 +299,80 @@ class Scorer(_ModelCaller):
 
 
 class RewardScorer(_ModelCaller):
-    """A model with a head of one number, read at the last token of each response.
+    """A model with a head of a few numbers, read at the last token of each response, or at every token.
 
     Args:
-        model: `AutoModelForSequenceClassification` with `num_labels=1`, or a PEFT model around one.
+        model: a sequence or token classifier of Hugging Face, or a PEFT model around one.
+        normalised: use the rows of the head centred and of unit length; then `overlap` is left behind.
     """
 
-    def forward(self, rows: Rows) -> Tensor:
+    overlap: Tensor | None = None
+    """Scalar with gradient: how far the first two rows of a normalised head point the same way, 0 to 1."""
+
+    def __init__(self, model: nn.Module, *, normalised: bool = False) -> None:
+        super().__init__(model)
+        self.normalised = normalised
+
+    def forward(self, rows: Rows, *, every_token: bool = False) -> Tensor:
         """Scores of the responses of `rows`; checks itself against the plain model on the first call.
 
+        Args:
+            rows: what to score.
+            every_token: score every target of `rows`, at the token itself, instead of each response at its last.
+
         Returns:
-            [M] float32, or float64 for float64 models; with gradient.
+            [M], or [N] with `every_token`; for a head of K > 1 numbers [M, K] or [N, K]. float32, or float64 for
+            float64 models; with gradient.
 
         Raises:
             ConfigError: the self-check failed.
         """
         self._verify_once(rows)
-        return self._outputs(rows)
+        hidden = self._hidden(rows).index_select(0, rows.token_index if every_token else rows.last_index)
+        outputs = self._read(hidden, normalised=self.normalised)
+        return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
     def _outputs(self, rows: Rows) -> Tensor:
+        return self._read(self._hidden(rows).index_select(0, rows.last_index), normalised=False)
+
+    def _read(self, hidden: Tensor, *, normalised: bool) -> Tensor:
+        """What the head says of hidden states [N, H]: [N, K]."""
         base = self._base()
-        head = getattr(base, "score", None) or getattr(base, "classifier", None)
-        if head is None or base.config.num_labels != 1:
+        head: Any = getattr(base, "score", None) or getattr(base, "classifier", None)
+        if head is None:
             raise ConfigError(
-                "A reward model is a sequence classifier with one label.",
-                got=f"{type(base).__name__} with {base.config.num_labels} labels",
-                fix="Load it with `num_labels=1`.",
+                "A reward model is a sequence or token classifier.",
+                got=type(base).__name__,
+                fix="Load it with AutoModelForSequenceClassification.",
             )
-        hidden = self._hidden(rows).index_select(0, rows.last_index)
+        dtype = next(head.parameters()).dtype
         # Differences of scores are what is learnt: under autocast they would be rounded to 16 bits.
         with torch.autocast(hidden.device.type, enabled=False):
-            scores = head(hidden.to(next(head.parameters()).dtype))[:, 0]
+            if normalised:
+                weight = normalised_rows(head.weight)
+                self.overlap = (weight[0] @ weight[1]).abs() if len(weight) > 1 else None
+                scores = nn.functional.linear(hidden.to(weight.dtype), weight)
+            else:
+                scores = head(hidden.to(dtype))
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def _plain_outputs(self, examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor]:
         rows = [torch.tensor([ids], device=device) for example in examples for ids in example.ids]
-        scores = torch.cat([self.model(input_ids=row).logits[0] for row in rows])
+        logits = [self.model(input_ids=row).logits[0] for row in rows]
+        # A token classifier has some at every token.
+        scores = torch.stack([values if values.ndim == 1 else values[-1] for values in logits])
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         return scores, scores.abs().mean()
 
     def _decoder(self) -> nn.Module:
         decoder: nn.Module = self._base().base_model
         return decoder
+
+
+def normalised_rows(weight: Tensor) -> Tensor:
+    """Rows [K, H] with mean 0 and length 1, float32 or better, with gradient (ODIN's projections)."""
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return nn.functional.normalize(weight - weight.mean(1, keepdim=True), dim=1)
 
 
 def _checked_as(rows: Rows) -> Layout:

@@ -198,6 +198,7 @@ class _FlatRow:
             response=as_tensor(response),
             response_lengths=as_tensor(lengths),
             last_index=as_tensor(places[np.array([scored.last for scored in self.scored])]),
+            token_index=as_tensor(places[targets]),
         )
 
     def _targets(self) -> tuple[_Ints, _Ints, _Ints]:

@@ -9,7 +9,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -34,6 +33,7 @@ from lit_align.core.outputs import SequenceLogps, Term, reduce_terms
 from lit_align.core.policy import PolicySpec, build_policy
 from lit_align.core.ranges import not_negative, up_to_one
 from lit_align.core.sharding import shard
+from lit_align.core.state_hooks import save_only_what_changes
 from lit_align.core.steps import is_logged
 from lit_align.references import Precomputed, Reference, resolve_reference
 from lit_align.references.precomputed import HasExamples
@@ -91,7 +91,8 @@ class AlignmentModule(LightningModule, ABC):
     """Whether there is nothing to learn from completions that are all desirable, or all undesirable."""
     reads_target: ClassVar[bool] = False
     """Whether pairs may bring a text to stay close to."""
-    head: ClassVar[Literal["lm", "reward"]] = "lm"
+    head: ClassVar[Literal["lm", "reward", "tokens"]] = "lm"
+    normalised_head: ClassVar[bool] = False
     requires: ClassVar[frozenset[Capability]] = frozenset()
     policy: Scorer | RewardScorer
     """Built by `configure_model`."""
@@ -151,10 +152,7 @@ class AlignmentModule(LightningModule, ABC):
         self.num_tokens = 0.0
         self.last_step: StepRecord | None = None
         self.predict_function: Callable[[AlignmentModule, Any], Any] | None = None
-        # Checkpoints hold what training changes; the rest is rebuilt from `policy`.
-        self.strict_loading = False
-        self.register_state_dict_post_hook(_leave_out_what_stays)
-        self.register_load_state_dict_post_hook(_miss_nothing_that_stays)
+        save_only_what_changes(self)
 
     # ---------------------------------------------------------------- what a kind of method defines
 
@@ -166,6 +164,16 @@ class AlignmentModule(LightningModule, ABC):
     def score_prompts(self) -> bool:
         """Whether batches also score the tokens of the prompt."""
         return False
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers a head that scores has."""
+        return 1
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What they stand for, where that has names."""
+        return ()
 
     # ---------------------------------------------------------------- building
 
@@ -202,11 +210,17 @@ class AlignmentModule(LightningModule, ABC):
         if self._trainer is not None and self.trainer.precision == "64-true":
             # Lightning converts the model after it has restored a checkpoint, which float32 weights would round.
             self.policy_spec = replace(self.policy_spec, dtype="float64")
+        self.policy_spec = replace(
+            self.policy_spec,
+            outputs=self.num_outputs,
+            output_names=self.output_names,
+            normalised_head=self.normalised_head,
+        )
         # Weights in 4 bits are packed where they will be used; others are loaded on the host and then moved or sharded.
         packed_in_place = self.policy_spec.quantization is not None and self._trainer is not None
         model = build_policy(self.policy_spec, self.trainer.strategy.root_device if packed_in_place else "cpu")
         self.resolved_layout = resolve_layout(self.layout, model.config)
-        self.policy = RewardScorer(model) if self.head == "reward" else Scorer(model)
+        self.policy = Scorer(model) if self.head == "lm" else RewardScorer(model, normalised=self.normalised_head)
         if self.needs_reference:
             self.reference = resolve_reference(
                 self.reference_choice,
@@ -484,17 +498,3 @@ class AlignmentModule(LightningModule, ABC):
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _leave_out_what_stays(module: AlignmentModule, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Drops what is rebuilt from `policy`; a hook, so that wrappers such as averages of weights get the same."""
-    own = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
-    for name in own - module.saved_names(own):
-        del state[prefix + name]
-
-
-def _miss_nothing_that_stays(module: AlignmentModule, incompatible: Any) -> None:
-    """Lets wrappers load what they have saved."""
-    own = {name for name, _ in chain(module.named_parameters(), module.named_buffers())}
-    left_out = tuple(own - module.saved_names(own))
-    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if not name.endswith(left_out)]

@@ -25,6 +25,9 @@ from lit_align.core.pretrained import adapter_base, explained, load_config, load
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+_TASKS = {"lm": "CAUSAL_LM", "reward": "SEQ_CLS", "tokens": "TOKEN_CLS"}
+"""PEFT's names for kinds of models."""
+
 __all__ = [
     "LoRASpec",
     "ParameterCounts",
@@ -67,8 +70,8 @@ def build_policy(spec: PolicySpec, device: torch.device | str = "cpu") -> nn.Mod
         device: where to build it.
 
     Returns:
-        A causal language model or, for `head: reward`, a sequence classifier with one label; wrapped by PEFT if
-        there are adapters.
+        A causal language model; for `head: reward` a sequence classifier, for `head: tokens` a token classifier, with
+        `outputs` labels; wrapped by PEFT if there are adapters.
 
     Raises:
         ConfigError: the model cannot be found, read or trained as described.
@@ -153,16 +156,16 @@ def _merge(spec: PolicySpec, base: nn.Module) -> nn.Module:
 
 
 def _load_weights(spec: PolicySpec, device: torch.device) -> nn.Module:
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
     config = load_config(spec.name, spec.revision, spec.trust_remote_code)
     source_config = load_config(spec.name, spec.revision, spec.trust_remote_code)
     if not spec.dropout:
         _zero_dropout(config)
     loader: Any = AutoModelForCausalLM
-    if spec.head == "reward":
-        loader = AutoModelForSequenceClassification
-        config.num_labels = 1
+    if spec.head != "lm":
+        loader = AutoModelForSequenceClassification if spec.head == "reward" else AutoModelForTokenClassification
+        _label(config, spec, source_config)
     options: dict[str, Any] = {}
     attention = _attention(spec, config)
     if attention is not None:
@@ -208,7 +211,7 @@ def _attention(spec: PolicySpec, config: Any) -> str | None:
 
 def _mend(model: nn.Module, missing: set[str], spec: PolicySpec) -> None:
     """Initialise a reward head that the checkpoint lacks; refuse a checkpoint that lacks anything else."""
-    if spec.head == "reward":
+    if spec.head != "lm":
         head = head_of(model)
         own = {name for name, parameter in model.named_parameters() if any(parameter is p for p in head.parameters())}
         if missing & own:
@@ -220,7 +223,7 @@ def _mend(model: nn.Module, missing: set[str], spec: PolicySpec) -> None:
             "the checkpoint lacks weights of the model",
             got=f"{spec.name} has no {', '.join(sorted(missing)[:4])} ({len(missing)} in all)",
             fix="name the checkpoint of a causal language model"
-            + (", or of a reward model made from one" if spec.head == "reward" else "; is this a reward model?"),
+            + (", or of a reward model made from one" if spec.head != "lm" else "; is this a reward model?"),
         )
 
 
@@ -259,14 +262,34 @@ def _make_4bit_differentiable(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
+def _label(config: Any, spec: PolicySpec, source: Any) -> None:
+    """Give a classifier's configuration as many labels as the head has outputs.
+
+    Raises:
+        ConfigError: the checkpoint is a classifier with another number of labels.
+    """
+    architectures = getattr(source, "architectures", None) or [""]
+    if architectures[0].endswith("Classification") and source.num_labels != spec.outputs:
+        raise ConfigError(
+            "the checkpoint's head has another size",
+            got=f"{spec.name} with {source.num_labels} labels, where the method has {spec.outputs}",
+            fix="start from a language model, or from a reward model of the same method",
+        )
+    names = spec.output_names or (["score"] if spec.outputs == 1 else [f"LABEL_{i}" for i in range(spec.outputs)])
+    if architectures[0].endswith("Classification") and not spec.output_names:
+        return
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+
+
 def _add_adapters(model: nn.Module, spec: LoRASpec, head: str) -> nn.Module:
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     targets = spec.target_modules
     tied = bool(getattr(cast(Any, model).config, "tie_word_embeddings", False))
     with explained(type(model).__name__, what="adapter"), peft_is_quiet():
         config = LoraConfig(
-            task_type=TaskType.SEQ_CLS if head == "reward" else TaskType.CAUSAL_LM,
+            task_type=_TASKS[head],
             r=spec.r,
             lora_alpha=spec.alpha,
             lora_dropout=spec.dropout,

@@ -74,7 +74,10 @@ class PolicySpec:
         dropout: keep the dropout of the model's configuration.
         quantization: hold the base weights in 4 bits; needs `lora`.
         lora: train adapters only.
-        head: `lm` for log-probabilities of tokens, `reward` for one score per text.
+        head: `lm` for log-probabilities of tokens, `reward` for scores of texts, `tokens` for scores of tokens.
+        outputs: how many numbers a head that scores has.
+        output_names: what they stand for, if that has names.
+        normalised_head: the rows of the head are centred and of unit length wherever it is used (ODIN).
         activation_checkpointing: recompute activations in the backward pass.
         seed: of weights that no checkpoint holds (adapters, a new head); None: the run's seed.
     """
@@ -87,7 +90,10 @@ class PolicySpec:
     dropout: bool = False
     quantization: QuantizationSpec | None = None
     lora: LoRASpec | None = None
-    head: Literal["lm", "reward"] = "lm"
+    head: Literal["lm", "reward", "tokens"] = "lm"
+    outputs: int = 1
+    output_names: tuple[str, ...] = ()
+    normalised_head: bool = False
     activation_checkpointing: bool = False
     seed: int | None = None
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from lit_align.core.checkpoint_io import publish, temporary
 from lit_align.core.errors import ConfigError
+from lit_align.core.forward import normalised_rows
 from lit_align.core.modes import evaluating
-from lit_align.core.policy import build_policy, exported_config, load_base, peft_is_quiet
+from lit_align.core.policy import build_policy, exported_config, head_of, load_base, peft_is_quiet
 from lit_align.core.policy_spec import DtypeName, PolicySpec
 from lit_align.core.pretrained import adapter_base, load_tokenizer
 from lit_align.core.score_padding import ScorePadding, score_padding
@@ -89,7 +90,8 @@ def save_policy(
             written = _dtype_of(model)
         else:
             whole = _whole_model(model, spec, dtype)
-            _write_model(whole, tokenizer, pad, partial)
+            with _finished_head(whole, spec):
+                _write_model(whole, tokenizer, pad, partial, only_score=spec.normalised_head)
             written = _dtype_of(whole)
             del whole
         tokenizer.save_pretrained(partial)
@@ -154,6 +156,12 @@ def _refuse(model: nn.Module, spec: PolicySpec, folder: Path, dtype: str | None,
             got="weights that are spread over processes (FSDP2)",
             fix="lit-align export --run RUN_FOLDER reads the run's sharded checkpoint",
         )
+    if adapters_only and spec.normalised_head:
+        raise ConfigError(
+            "adapters alone cannot hold a head that is normalised",
+            got=f"{spec.name} with LoRA, and a head whose rows are centred and of unit length",
+            fix="export with --merge true",
+        )
     if adapters_only and adapter_base(spec.name, spec.revision) is not None:
         raise ConfigError(
             "adapters that stand on a merged adapter have no base model to refer to",
@@ -217,8 +225,32 @@ def _padding(model: Any, spec: PolicySpec, tokenizer: PreTrainedTokenizerBase, *
     return ScorePadding(tokenizer, tokenizer.pad_token_id if own is None else own, "")
 
 
-def _write_model(model: Any, tokenizer: PreTrainedTokenizerBase, pad: int | None, folder: Path) -> None:
+def _as_written(spec: PolicySpec) -> PolicySpec:
+    """What a model is once it is written: of a normalised head only the first output is left, which is the score."""
+    return replace(spec, outputs=1, output_names=(), normalised_head=False) if spec.normalised_head else spec
+
+
+@contextmanager
+def _finished_head(model: nn.Module, spec: PolicySpec) -> Iterator[None]:
+    """A head as it is written, for a while."""
+    if not spec.normalised_head:
+        yield
+        return
+    weight = cast(Any, head_of(model)).weight
+    before = weight.data
+    weight.data = normalised_rows(before)[:1].to(before.dtype)
+    try:
+        yield
+    finally:
+        weight.data = before
+
+
+def _write_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, pad: int | None, folder: Path, *, only_score: bool = False
+) -> None:
     config = exported_config(model)
+    if only_score:
+        config.id2label, config.label2id = {0: "score"}, {"score": 0}
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         part.pad_token_id = pad
     replacements = {"config": config}
@@ -276,7 +308,7 @@ def _changes(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, spec: Policy
             fix="give it as a single template: data.chat_template",
         )
     changes = []
-    with _plain(policy, model):
+    with _plain(policy, model), _finished_head(model, spec):
         for text in _TEXTS:
             ids, ids_again = (t(text, return_tensors="pt")["input_ids"].to(device) for t in (tokenizer, again))
             if not torch.equal(ids, ids_again):
@@ -288,7 +320,7 @@ def _changes(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, spec: Policy
 def _reload(spec: PolicySpec, folder: Path, device: torch.device) -> nn.Module:
     """What a user gets who loads `folder` with the settings of the run."""
     if not (folder / "adapter_config.json").is_file():
-        written = replace(spec, name=str(folder), revision=None, dtype="auto", quantization=None)
+        written = replace(_as_written(spec), name=str(folder), revision=None, dtype="auto", quantization=None)
         return load_base(written, device).eval()
     from peft import PeftModel
 
@@ -311,9 +343,9 @@ def _plain(policy: nn.Module, model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _outputs(model: nn.Module, ids: Tensor, spec: PolicySpec) -> Tensor:
-    """Log-probabilities of the tokens of `ids` [1, T], [T - 1] nats; or its score [1, 1]; float64."""
+    """Log-probabilities of the tokens of `ids` [1, T], [T - 1] nats; or what the head says, [1, K] or [1, T, K]."""
     logits = cast(Tensor, model(input_ids=ids).logits).double()
-    if spec.head == "reward":
+    if spec.head != "lm":
         return logits
     return logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
 

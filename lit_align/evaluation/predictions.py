@@ -11,8 +11,17 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.batch import Example, PromptBatch, ResponseBatch
 from lit_align.core.errors import ConfigError
-from lit_align.core.forward import RewardScorer
-from lit_align.core.kinds import ListwiseModule, PairwiseModule, ScoredModule, UnpairedModule
+from lit_align.core.forward import Scorer
+from lit_align.core.kinds import (
+    LabelledRewardModule,
+    ListwiseModule,
+    PairwiseModule,
+    RewardModule,
+    ScoredModule,
+    StepRewardModule,
+    TokenRewardModule,
+    UnpairedModule,
+)
 from lit_align.core.module import AlignmentModule
 from lit_align.core.outputs import ListLogps, PairLogps, SequenceLogps
 from lit_align.functional.token_rewards import token_rewards
@@ -74,11 +83,12 @@ def score_batch(
     """
     policy, columns = method.policy, {"tokens": batch.rows.response_lengths}
     by_token: dict[str, list[list[Any]]] = {}
-    if isinstance(policy, RewardScorer):
+    if isinstance(method, RewardModule):
+        columns["reward"] = method.score_responses(batch.rows)
         if tokenizer is not None:
-            raise _no_token_rewards("a reward model, which scores whole responses")
-        columns["reward"] = policy(batch.rows)
+            by_token = _by_scored_token(method, batch, tokenizer)
     else:
+        assert isinstance(policy, Scorer), "what is no reward model is a language model"
         logps, reference = policy.sequence_logps(batch.rows), method.reference_logps(batch)
         columns |= {"logps": logps.sums, "mean_logps": logps.means}
         if reference is not None:
@@ -106,7 +116,24 @@ def _by_token(
     if policy.tokens is None or reference.tokens is None:
         raise _no_token_rewards(f"reference: {type(method.reference).__name__}, which knows sums of tokens only")
     rewards = token_rewards(policy.tokens.double(), reference.tokens.double(), getattr(method, "beta", 1.0))
-    lengths = policy.lengths.tolist()
+    return _token_columns(rewards, batch, tokenizer)
+
+
+def _by_scored_token(
+    method: RewardModule, batch: ResponseBatch, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[list[Any]]]:
+    """The same of a reward model that scores tokens, or the last ones of steps."""
+    if isinstance(method, StepRewardModule):
+        return _token_columns(method.step_logits(batch.rows).sigmoid(), batch, tokenizer)
+    if isinstance(method, TokenRewardModule) or (isinstance(method, LabelledRewardModule) and method.every_token):
+        return _token_columns(method.policy(batch.rows, every_token=True), batch, tokenizer)
+    raise _no_token_rewards(f"{type(method).__name__}, which scores whole responses")
+
+
+def _token_columns(
+    rewards: Tensor, batch: ResponseBatch, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[list[Any]]]:
+    lengths = batch.rows.response_lengths.tolist()
     texts = [[tokenizer.decode([token]) for token in ids.tolist()] for ids in batch.rows.target.split(lengths)]
     return {"token_texts": texts, "token_rewards": [part.tolist() for part in rewards.split(lengths)]}
 

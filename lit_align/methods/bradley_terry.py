@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_align.core.kinds import Losses, RewardModule
+from lit_align.core.kinds import Losses, PairwiseRewardModule
 from lit_align.core.outputs import Term
 from lit_align.core.ranges import not_negative
 from lit_align.functional.pairwise import logistic
@@ -36,7 +36,7 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None =
     return logistic(difference if margin is None else difference - margin)
 
 
-class BradleyTerry(RewardModule):
+class BradleyTerry(PairwiseRewardModule):
     """Reward model from pairs.
 
     When: you need a score for single answers, to rank, filter or reward them.
@@ -47,6 +47,8 @@ class BradleyTerry(RewardModule):
         l2: weight of the mean squared score.
         learning_rate: peak learning rate.
     """
+
+    reads = ("margin",)
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class BradleyTerry(RewardModule):
         self.center = not_negative("center", center)
         self.l2 = not_negative("l2", l2)
 
-    def losses(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None) -> Losses:
+    def losses(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Losses:
         """Losses [B] of the pairs, nats, and the regularisers that are on."""
         terms = {"preference": Term(bradley_terry_loss(chosen, rejected, margin if self.use_margin else None))}
         if self.center:

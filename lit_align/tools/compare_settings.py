@@ -91,7 +91,7 @@ def build_settings(slug: str, wanted: Wanted) -> MethodSettings:
     """
     own = read_yaml(find(slug))
     cls = getattr(lit_align.methods, own["model"]["class_path"].rpartition(".")[2])
-    if cls.head == "reward":
+    if cls.head != "lm":
         fix = "leave it out; its own accuracy is in the metrics of its run"
         raise ConfigError(f"'{slug}' trains a reward model, which has no policy to compare", got=slug, fix=fix)
     left_out = set() if cls.needs_reference else {"reference"}

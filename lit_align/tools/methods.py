@@ -95,7 +95,7 @@ def _data(cls: type[AlignmentModule]) -> str:
 
 def _models(cls: type[AlignmentModule]) -> str:
     """What a method holds in memory, in words."""
-    if cls.head == "reward":
+    if cls.head != "lm":
         return "reward model"
     if Capability.ADAPTERS in cls.requires:
         return "policy with adapters"
