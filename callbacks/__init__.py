@@ -17,7 +17,9 @@ _PUBLIC = {
     "NonFiniteGuard": "non_finite_guard",
     "QLoRA": "qlora",
     "ReferenceSync": "reference_sync",
+    "RunRecord": "run_record",
     "ThreeDDiagnostics": "three_d_diagnostics",
+    "Timing": "timing",
 }
 
 __all__ = list(_PUBLIC)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from statistics import fmean, variance
 from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_align.core.errors import ConfigError
 from lit_align.core.steps import OptimizerStepCallback
+from lit_align.evaluation.alarms import Alarm, record_alarm
 
 if TYPE_CHECKING:
     from lit_align.core.module import AlignmentModule
 
 _METRIC = "alarms/displacement"
+_ADVICE = (
+    "a lower learning_rate; a larger beta, which holds the model closer to its reference; label_smoothing "
+    "(ConservativeDPO), which stops pushing once a margin is wide; an SFT term (ORPO, or SimPO with nll_weight). "
+    "Look at completions.jsonl: a small fall can be harmless."
+)
 
 
 class DriftAlarm(OptimizerStepCallback):
@@ -27,7 +35,8 @@ class DriftAlarm(OptimizerStepCallback):
     "Unintentional Unalignment" (2024), https://arxiv.org/abs/2410.08847.
 
     The older half of a window of optimiser steps is compared with the newer half, and differences count in standard
-    errors, since batches differ. One warning per episode; `alarms/displacement` is logged as 1 during it, else 0.
+    errors, since batches differ. One warning per episode, which alarms.jsonl keeps; `alarms/displacement` is logged as
+    1 during it, else 0.
 
     Args:
         window: optimiser steps that are looked at.
@@ -69,7 +78,7 @@ class DriftAlarm(OptimizerStepCallback):
         if math.isfinite(chosen + margin):
             self._chosen.append(chosen)
             self._margins.append(margin)
-            self._judge(trainer.global_step)
+            self._judge(trainer.global_step, trainer.loggers)
         # In such a step too: Lightning would repeat the last value, but not in a run that was resumed just before.
         if self._chosen:
             pl_module.log(_METRIC, float(self.alarmed))
@@ -84,7 +93,7 @@ class DriftAlarm(OptimizerStepCallback):
         self._chosen = deque(state_dict["chosen"], maxlen=self.window)
         self._margins = deque(state_dict["margins"], maxlen=self.window)
 
-    def _judge(self, step: int) -> None:
+    def _judge(self, step: int, loggers: Sequence[Logger] = ()) -> None:
         if len(self._chosen) < self.window:
             return
         fall, rise = -_shift(self._chosen), _shift(self._margins)
@@ -93,18 +102,17 @@ class DriftAlarm(OptimizerStepCallback):
             self.alarmed = fall > 0 and rise > 0
         elif fall > self.threshold and rise > self.threshold:
             self.alarmed = True
-            rank_zero_warn(self._message(step))
+            words = self._words()
+            rank_zero_warn(f"Step {step}: likelihood displacement. {words} What to try: {_ADVICE}")
+            record_alarm(loggers, Alarm(step, "displacement", words, f"Try {_ADVICE}"))
 
-    def _message(self, step: int) -> str:
+    def _words(self) -> str:
         (chosen_before, chosen_now), (margin_before, margin_now) = map(_halves, (self._chosen, self._margins))
         return (
-            f"Step {step}: likelihood displacement. Over the last {self.window} optimiser steps the chosen answers "
-            f"have become less likely (logps/chosen {fmean(chosen_before):.4g} -> {fmean(chosen_now):.4g} nats) "
-            f"although the margin grows (rewards/margins {fmean(margin_before):.3g} -> {fmean(margin_now):.3g}): the "
-            "model unlearns the rejected answers, and the chosen ones with them, in favour of answers that are in "
-            "neither. What to try: a lower learning_rate; a larger beta, which holds the model closer to its "
-            "reference; label_smoothing (ConservativeDPO), which stops pushing once a margin is wide; an SFT "
-            "term (ORPO, or SimPO with nll_weight). Look at completions.jsonl: a small fall can be harmless."
+            f"Over the last {self.window} optimiser steps the chosen answers have become less likely "
+            f"(logps/chosen {fmean(chosen_before):.4g} -> {fmean(chosen_now):.4g} nats) although the margin grows "
+            f"(rewards/margins {fmean(margin_before):.3g} -> {fmean(margin_now):.3g}): the model unlearns the rejected "
+            "answers, and the chosen ones with them, in favour of answers that are in neither."
         )
 
 

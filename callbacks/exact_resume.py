@@ -36,7 +36,7 @@ class ExactResume(Callback):
     - Gradients of an unfinished accumulation window, where a checkpoint is written inside one (`RunCheckpoint` never
       does). FSDP2 keeps them out of reach, unless it reduces them after every micro-batch; such a checkpoint is
       refused when training would resume from it.
-    - `metrics.jsonl` (see `JsonlLogger`) is cut back to what had been logged at the checkpoint.
+    - `metrics.jsonl` and `alarms.jsonl` (see `JsonlLogger`) are cut back to what they held at the checkpoint.
 
     The position in the data is the data module's own state.
 
@@ -63,6 +63,7 @@ class ExactResume(Callback):
             "gradients": _gather(trainer, _gradients(pl_module)) if inside_window and within_reach else None,
             "metrics": [logger.file.mark() for logger in _files(trainer)],
             "metrics_due": _metrics_due(trainer),
+            "alarms": [logger.alarms.mark() for logger in _files(trainer)],
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -115,6 +116,16 @@ class ExactResume(Callback):
                     logger.file.append(record)
             elif trainer.global_step == 0:
                 logger.file.start_over()
+            self._restore_alarms(trainer, logger, index)
+
+    def _restore_alarms(self, trainer: Trainer, logger: JsonlLogger, index: int) -> None:
+        """Bring the file of alarms to the state of the checkpoint; one from before there were alarms has none."""
+        marks = [] if self._restored is None else self._restored.get("alarms", [])
+        if index < len(marks):
+            logger.alarms.cut(marks[index])
+        elif trainer.global_step == 0:
+            logger.alarms.start_over()
+        logger.alarms.touch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put random numbers and gradients back before the first batch."""

@@ -105,11 +105,21 @@ class Footprint(Callback):
 
 def largest_resident_set() -> int:
     """The most memory that this process has held at once, bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # What `getrusage` says on Linux includes the process that started this one.
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    # What `getrusage` says on Linux includes the process that started this one.
+    if (known := _status("VmHWM")) is not None:
+        return known
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_set() -> int:
+    """The memory that this process holds, bytes; where the system does not tell, the most that it has held."""
+    known = _status("VmRSS")
+    return largest_resident_set() if known is None else known
+
+
+def _status(name: str) -> int | None:
+    """An entry of Linux's account of this process, bytes."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)

@@ -13,8 +13,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_align.core.errors import AlignError, ConfigError
+from lit_align.evaluation.alarms import Alarm, record_alarm
 
 _MOST_NAMED = 8
+_HELP = (
+    "look at these rows of the training data; lower the learning rate, clip gradients "
+    "(trainer.gradient_clip_val: 1.0), use float32 or bf16 instead of float16"
+)
 
 
 class NonFiniteError(AlignError, FloatingPointError):
@@ -74,7 +79,10 @@ class NonFiniteGuard(Callback):
         if trainer.strategy.reduce_boolean_decision(fine, all=True):
             self._in_a_row = 0
         elif self.action == "stop" or self._in_a_row >= self.patience:
-            raise self._error(trainer, pl_module, window, gradients_finite)
+            error = self._error(trainer, pl_module, window, gradients_finite)
+            words = f"Training stopped: {error.what} ({error.got})."
+            _record(trainer, "not_finite", words)
+            raise error
         else:
             self._skip(trainer, optimizer, window)
         if self.skipped:
@@ -95,10 +103,9 @@ class NonFiniteGuard(Callback):
         self.skipped += 1
         self._in_a_row += 1
         rows = _gather(trainer, _describe(window, _namer(trainer)))
-        rank_zero_warn(
-            f"Step {trainer.global_step + 1} was left out, its loss or gradient is not finite ({rows}). "
-            f"Skipped so far: {self.skipped}."
-        )
+        words = f"was left out, its loss or gradient is not finite ({rows}). Skipped so far: {self.skipped}."
+        rank_zero_warn(f"Step {trainer.global_step + 1} {words}")
+        _record(trainer, "skipped_step", f"The step {words}")
 
     def _error(
         self, trainer: Trainer, pl_module: LightningModule, window: list[_MicroBatch], gradients_finite: bool
@@ -112,10 +119,12 @@ class NonFiniteGuard(Callback):
         return NonFiniteError(
             f"the loss or its gradient is not finite at optimiser step {trainer.global_step + 1}{after}",
             got=found,
-            fix="look at these rows of the training data; lower the learning rate, clip gradients "
-            "(trainer.gradient_clip_val: 1.0), use float32 or bf16 instead of float16; "
-            "NonFiniteGuard(action: skip) leaves such steps out",
+            fix=f"{_HELP}; NonFiniteGuard(action: skip) leaves such steps out",
         )
+
+
+def _record(trainer: Trainer, name: str, words: str) -> None:
+    record_alarm(trainer.loggers, Alarm(trainer.global_step + 1, name, words, f"{_HELP[0].upper()}{_HELP[1:]}."))
 
 
 def _gradients_finite(pl_module: LightningModule) -> bool:

@@ -28,7 +28,9 @@ TOOLS = {
     "preview": "show the first rows as the model will see them",
     "export": "write a trained model in Hugging Face format",
     "merge": "add up what models trained from one base have learnt",
-    "report": "one HTML page about a run",
+    "evaluate": "reward models on pairs, models before judges, rankings: tables and figures",
+    "judge": "what a reward model, a language model or a check says of responses",
+    "report": "one HTML page about runs and evaluations",
     "configs": "list, show or copy the configurations that come with the package",
     "methods": "table of the methods",
 }

@@ -20,7 +20,7 @@ from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnect
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_align.callbacks import DriftAlarm, ExactResume, NonFiniteGuard, RunCheckpoint
+from lit_align.callbacks import DriftAlarm, ExactResume, NonFiniteGuard, RunCheckpoint, RunRecord, Timing
 from lit_align.core.batch import DataKind, ResponseBatch
 from lit_align.core.checkpoint_io import AtomicCheckpointIO
 from lit_align.core.fsdp2 import FSDP2Strategy
@@ -43,9 +43,10 @@ class AlignTrainer(Trainer):
 
     Args:
         default_root_dir: the run folder; None: runs/<name of the method>.
-        logger: loggers besides metrics.jsonl in the run folder; None or True: TensorBoard; False: none at all.
-        callbacks: callbacks. RunCheckpoint, ExactResume, NonFiniteGuard and DriftAlarm are added where there are none
-            of their kind.
+        logger: loggers besides metrics.jsonl in the run folder; None or True: TensorBoard; False: none at all, and no
+            record of the run.
+        callbacks: callbacks. RunCheckpoint, ExactResume, NonFiniteGuard, DriftAlarm, RunRecord and Timing are added
+            where there are none of their kind.
         max_epochs: passes over the training data; None: one, unless `max_steps` or `max_time` says how long.
         max_steps: optimiser steps; -1: no limit.
         max_time: as DD:HH:MM:SS.
@@ -82,8 +83,9 @@ class AlignTrainer(Trainer):
     ) -> None:
         self._folder_is_given = default_root_dir is not None
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        wanted = with_defaults(given, checkpoints=enable_checkpointing is not False and not barebones)
-        if logger is not False and not barebones:
+        recorded = logger is not False and not barebones
+        wanted = with_defaults(given, checkpoints=enable_checkpointing is not False and not barebones, records=recorded)
+        if recorded:
             wanted.insert(0, RunLoggers(logger))
         if not barebones:
             wanted += console(given, progress=enable_progress_bar is not False, size=enable_model_summary is not False)
@@ -241,12 +243,13 @@ def run_name(method: type[LightningModule]) -> str:
     return file if package == "lit_align.methods" else method.__name__.lower()
 
 
-def with_defaults(given: Sequence[Callback], *, checkpoints: bool) -> list[Callback]:
+def with_defaults(given: Sequence[Callback], *, checkpoints: bool, records: bool) -> list[Callback]:
     """Add the callbacks that every run should have, where there are none of their kind.
 
     Args:
         given: the user's callbacks.
         checkpoints: whether the run writes checkpoints.
+        records: whether it leaves a record of what was run, how fast, and in what memory.
     """
 
     def missing(kind: type[Callback]) -> bool:
@@ -254,7 +257,8 @@ def with_defaults(given: Sequence[Callback], *, checkpoints: bool) -> list[Callb
 
     # Random numbers are put back before any other callback draws some.
     first = [ExactResume()] if missing(ExactResume) else []
-    last: list[Callback] = [kind() for kind in (NonFiniteGuard, DriftAlarm) if missing(kind)]
+    wanted: tuple[type[Callback], ...] = (NonFiniteGuard, DriftAlarm, *((RunRecord, Timing) if records else ()))
+    last: list[Callback] = [kind() for kind in wanted if missing(kind)]
     if checkpoints and missing(RunCheckpoint):
         last.append(RunCheckpoint())
     return [*first, *given, *last]

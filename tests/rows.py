@@ -15,11 +15,14 @@ def _pair(i: int) -> dict[str, Any]:
     return {
         "prompt": f"Tell me about {WORDS[i % 8]}: ",
         "chosen": f"It is {WORDS[(i + 3) % 8]} and number {i}.",
-        "rejected": "No. " * (1 + i % 3) + str(i),
+        "rejected": "No. " * (1 + 5 * (i % 3)) + str(i),
         "score_chosen": 0.6 + 0.02 * i,
         "score_rejected": 0.3,
         "timestamp": i % 4,
         "target": f"In short: {WORDS[(i + 5) % 8]}.",
+        "weight": 0.5 + i % 2,
+        "chosen_safe": i % 4 > 0,
+        "rejected_safe": False,
     }
 
 
@@ -49,12 +52,26 @@ def _paraphrased(i: int) -> dict[str, Any]:
     return {"prompt": pair["prompt"], "paraphrase": f"What of {WORDS[i % 8]}? ", "completion": pair["chosen"]}
 
 
+def _steps(i: int) -> dict[str, Any]:
+    steps = [f"Take {WORDS[i % 8]}.", f"Add {i} to it.", "So it is done."][: 1 + i % 3]
+    return {"prompt": _pair(i)["prompt"], "completions": steps, "labels": [(i + k) % 3 > 0 for k in range(len(steps))]}
+
+
+def _rated(i: int) -> dict[str, Any]:
+    names = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+    ratings = {name: None if (i + k) % 7 == 0 else (i + k) % 5 for k, name in enumerate(names)}
+    pair = _pair(i)
+    return {"prompt": pair["prompt"], "response": pair["chosen" if i % 2 else "rejected"], **ratings}
+
+
 WRITERS = {
     DataKind.PAIRS: _pair,
     DataKind.RANKED: _ranked,
     DataKind.SCORED: _scored,
     DataKind.JUDGED: _judged,
     DataKind.PARAPHRASED: _paraphrased,
+    DataKind.STEPS: _steps,
+    DataKind.RATED: _rated,
 }
 """Kind: what writes row i of it."""
 CONVERT = {DataKind.UNPAIRED: "pairs_to_unpaired", DataKind.DEMONSTRATIONS: "pairs_to_chosen"}

@@ -26,7 +26,7 @@ from lit_align.core.errors import ConfigError
 from lit_align.core.layout import build_rows
 from lit_align.core.modes import evaluating
 from lit_align.core.outputs import SequenceLogps
-from lit_align.core.pooling import Pooling, pool_prompts
+from lit_align.core.pooling import Pooling, pool_prompts, pool_responses
 from lit_align.functional.logprobs import (
     TokenStatistics,
     module_logprobs,
@@ -97,6 +97,15 @@ class _ModelCaller(nn.Module, ABC):
                 else "Report the architecture: its head is not the one that was expected.",
             )
         self._verified.add((layout, self._adapters_are_off()))
+
+    def embed(self, rows: Rows) -> Tensor:
+        """One vector for each response: the mean of the final hidden states of its scored tokens.
+
+        Returns:
+            [M, H] float32, or float64 for float64 models; with gradient.
+        """
+        self._verify_once(rows)
+        return pool_responses(self._hidden(rows), rows)
 
     def _verify_once(self, rows: Rows) -> None:
         """Check each layout on first use, with adapters and without: the reference's pass may come first."""

@@ -120,5 +120,18 @@ def over_ranks(values: Tensor) -> tuple[Tensor, slice]:
     return everyone, slice(start, start + len(values))
 
 
+def with_all_ranks(values: Tensor) -> tuple[Tensor, slice]:
+    """The same, this rank's values with their gradient.
+
+    Args:
+        values: [B, ...], with gradient; ranks may differ in B.
+
+    Returns:
+        [N, ...] the values in the order of the ranks, and which of them are this rank's.
+    """
+    everyone, own = over_ranks(values)
+    return torch.cat([everyone[: own.start], values, everyone[own.stop :]]), own
+
+
 def _distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _TASKS = {"lm": "CAUSAL_LM", "reward": "SEQ_CLS", "tokens": "TOKEN_CLS"}
 """PEFT's names for kinds of models."""
+_HEADS = ("score", "classifier")
+"""Names of the heads of classifiers."""
 
 __all__ = [
     "LoRASpec",
@@ -106,7 +108,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
 
 def head_of(model: nn.Module) -> nn.Module:
     """The head of a sequence classifier that turns a hidden state into scores."""
-    for name in ("score", "classifier"):
+    for name in _HEADS:
         head = getattr(model, name, None)
         if isinstance(head, nn.Module):
             return head
@@ -171,7 +173,7 @@ def _load_weights(spec: PolicySpec, device: torch.device) -> nn.Module:
     if attention is not None:
         options["attn_implementation"] = attention
     if spec.quantization is not None:
-        options["quantization_config"] = _bitsandbytes_config(spec.quantization, spec.dtype)
+        options["quantization_config"] = _bitsandbytes_config(spec.quantization, spec.dtype, spec.head)
         options["device_map"] = {"": device}
     with explained(spec.name, spec.trust_remote_code):
         model, report = loader.from_pretrained(
@@ -239,7 +241,7 @@ def _initialise_head(head: nn.Module) -> None:
             parameter.copy_(values)
 
 
-def _bitsandbytes_config(spec: QuantizationSpec, dtype: DtypeName) -> Any:
+def _bitsandbytes_config(spec: QuantizationSpec, dtype: DtypeName, head: str) -> Any:
     from transformers import BitsAndBytesConfig
 
     compute = spec.compute_dtype or (dtype if dtype in ("float32", "bfloat16", "float16") else "float32")
@@ -249,6 +251,8 @@ def _bitsandbytes_config(spec: QuantizationSpec, dtype: DtypeName) -> Any:
         bnb_4bit_use_double_quant=spec.double,
         bnb_4bit_compute_dtype=getattr(torch, compute),
         bnb_4bit_quant_storage=getattr(torch, spec.storage),
+        # By itself transformers leaves out the last weight of a model, but not what has a bias behind it.
+        llm_int8_skip_modules=list(_HEADS) if head == "tokens" else None,
     )
 
 
@@ -296,6 +300,8 @@ def _add_adapters(model: nn.Module, spec: LoRASpec, head: str) -> nn.Module:
             target_modules=targets if isinstance(targets, str) else list(targets),
             use_rslora=spec.rank_stabilised,
             modules_to_save=list(spec.modules_to_save) or None,
+            # PEFT trains these heads whole, and leaves only those of sequence classifiers out of `all-linear`.
+            exclude_modules=list(_HEADS) if head == "tokens" else None,
             # Otherwise a trained embedding and the head tied to it drift apart, and cannot be merged.
             ensure_weight_tying=tied and bool(spec.modules_to_save),
         )

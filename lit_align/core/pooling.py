@@ -1,4 +1,4 @@
-"""One vector for each prompt, from the hidden states of its tokens, for methods that compare prompts."""
+"""One vector for each prompt, or each response, from the hidden states of its tokens."""
 
 from __future__ import annotations
 
@@ -30,6 +30,22 @@ def pool_prompts(hidden: Tensor, rows: Rows, pooling: Pooling) -> Tensor:
     if pooling == "last":
         return wide[last]
     return torch.stack([wide[places].mean(0) for places in _prompts(rows, last.tolist())])
+
+
+def pool_responses(hidden: Tensor, rows: Rows) -> Tensor:
+    """Vectors of responses: the mean over the tokens that are scored.
+
+    Args:
+        hidden: [R * T, H] final hidden states, with gradient.
+        rows: where the responses stand.
+
+    Returns:
+        [M, H], float32 or better, with gradient.
+    """
+    wide = hidden.index_select(0, rows.token_index)
+    wide = wide.to(torch.promote_types(hidden.dtype, torch.float32))
+    sums = wide.new_zeros(len(rows.response_lengths), wide.shape[1]).index_add(0, rows.response, wide)
+    return sums / rows.response_lengths[:, None]
 
 
 def _prompts(rows: Rows, last: list[int]) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lit_align.data.canonical import (
+    CONTRADICTORY,
     EMPTY_RESPONSE,
     FEW_RESPONSES,
     IDENTICAL,
@@ -17,6 +18,8 @@ from lit_align.data.canonical import (
 from lit_align.data.conversation import check_answer, check_order
 from lit_align.data.fields import Fields, is_json_list
 
+HARMLESS = "a harmless response"
+"""What is true where a column says whether a response is safe."""
 _SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 
 
@@ -50,7 +53,7 @@ def build_pair(
     if _tied(fields):
         return Dropped(fields.row, UNDECIDED, "equal scores")
     margin = _margin(fields)
-    return build_row(
+    pair = build_row(
         fields,
         prompt,
         [chosen, rejected],
@@ -61,8 +64,18 @@ def build_pair(
         timestamp=fields.optional_time("timestamp"),
         target=target,
         reference_logps=_reference_logps(fields, ("ref_chosen_logps", "ref_rejected_logps")),
+        weights=_weights(fields),
         left_out=left_out or {},
     )
+    sides = ("chosen_safe", "rejected_safe")
+    return with_safety(pair, [fields.flag(side, HARMLESS) for side in sides]) if any(map(fields.has, sides)) else pair
+
+
+def with_safety(pair: CanonicalRow, safe: list[bool]) -> CanonicalRow | Dropped:
+    """A pair whose responses are harmless or not, chosen and rejected; unless only the rejected one is harmless."""
+    if safe == [False, True]:
+        return Dropped(pair.row, CONTRADICTORY, "chosen is harmful, rejected is not")
+    return pair._replace(safe=safe)
 
 
 def build_single(fields: Fields, prompt: Completion, answer: Completion) -> CanonicalRow:
@@ -140,6 +153,14 @@ def _margin(fields: Fields) -> float | None:
                 raise fields.error("the chosen response has the lower score", better, fix)
             return margin
     return fields.optional_number("margin")
+
+
+def _weights(fields: Fields) -> list[float] | None:
+    """How much the pair counts, where that is read."""
+    weight = fields.optional_number("weight")
+    if weight is not None and weight < 0:
+        raise fields.error("a weight is negative", "weight", "write 0 or more, or remove the row")
+    return None if weight is None else [weight]
 
 
 def _reference_logps(fields: Fields, names: tuple[str, ...]) -> list[float] | None:

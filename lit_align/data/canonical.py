@@ -35,6 +35,12 @@ UNDESIRABLE = "the response is labelled undesirable"
 FEW_RESPONSES = "fewer than two responses that can be compared"
 FEW_FOR_TRIPLE = "fewer than three responses"
 BAD_ROW = "bad row"
+NO_STEP_LABEL = "no step has a label"
+NO_RATING = "no attribute has a rating"
+CONTRADICTORY = "the safer response is labelled harmful, and the other one is not"
+
+StepLabel = float | Literal["neutral"] | None
+"""How far a step is right, from 0 to 1; or neither right nor wrong; or nobody said."""
 
 
 class CanonicalRow(NamedTuple):
@@ -76,6 +82,16 @@ class CanonicalRow(NamedTuple):
     """For each of `pairs`, the difference of the scores."""
     reference_logps: list[float] | None = None
     """For each completion, its summed log-probability under a reference, nats, where the data bring it."""
+    steps: list[str] | None = None
+    """Steps: the only completion in parts."""
+    step_labels: list[StepLabel] | None = None
+    """One for each of `steps`."""
+    ratings: list[float] | None = None
+    """Rated data: a number for each attribute, nan where there is none; in the order of `Format.rating_names`."""
+    weights: list[float] | None = None
+    """For each of `pairs`, how much it counts, where that is read."""
+    safe: list[bool] | None = None
+    """For each completion, whether it is harmless, where that is read."""
     left_out: dict[str, int] = {}  # noqa: RUF012 - never mutated
     """How many responses or pairs of this row are not used, by reason."""
 
@@ -107,6 +123,8 @@ class Format(NamedTuple):
     """Whether timestamps are dates, and not numbers."""
     on_request: tuple[str, ...] = ()
     """Of `used`, those that are read because the method asks for them."""
+    rating_names: tuple[str, ...] = ()
+    """Rated data: the attributes."""
 
     def describe(self) -> str:
         """One line for people: the format, the kind, and what is read."""

@@ -6,13 +6,14 @@ import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_align.core.batch import (
     Batch,
+    ComparisonBatch,
     DataKind,
     DemonstrationBatch,
     Example,
@@ -23,8 +24,10 @@ from lit_align.core.batch import (
     PairBatch,
     ParaphraseBatch,
     PromptBatch,
+    RatedBatch,
     ResponseBatch,
     Rows,
+    StepBatch,
 )
 from lit_align.core.layout import build_rows
 
@@ -80,6 +83,9 @@ class Collator:
             DataKind.RANKED: self._ranked,
             DataKind.JUDGED: self._judged,
             DataKind.PARAPHRASED: self._paraphrased,
+            DataKind.STEPS: self._steps,
+            DataKind.RATED: self._rated,
+            DataKind.COMPARISONS: self._compared,
             DataKind.DEMONSTRATIONS: self._demonstrations,
             DataKind.PROMPTS: self._prompts,
             DataKind.RESPONSES: self._responses,
@@ -103,7 +109,7 @@ class Collator:
         examples = drawn.examples
         offsets = _offsets(examples)
         pairs = [(number, pair) for number, example in enumerate(examples) for pair in example.pairs]
-        scores = _pair_scores(examples)
+        scores, safe = _by_pair(examples, "scores", torch.float64), _by_pair(examples, "safe", torch.bool)
         return PairBatch(
             rows=self._rows(examples, score_prompts=self.score_prompts),
             chosen=torch.tensor([offsets[number] + chosen for number, (chosen, _) in pairs]),
@@ -116,6 +122,9 @@ class Collator:
             rejected_scores=None if scores is None else scores[:, 1],
             timestamp=_timestamps(examples),
             target=_targets(examples, offsets),
+            weight=_weights(examples),
+            chosen_safe=None if safe is None else safe[:, 0],
+            rejected_safe=None if safe is None else safe[:, 1],
         )
 
     def _ranked(self, drawn: Drawn) -> ListBatch:
@@ -172,6 +181,32 @@ class Collator:
             original=original,
             paraphrase=original + 1,
             group=torch.tensor([_prompt_hash(example) for example in drawn.examples]),
+            source_rows=_source_rows(drawn.examples),
+        )
+
+    def _steps(self, drawn: Drawn) -> StepBatch:
+        labels = [label for example in drawn.examples for label in example.step_labels or []]
+        rows = self._rows(drawn.examples)
+        assert len(labels) == len(rows.target), "every scored token ends a step with a label"
+        return StepBatch(
+            rows=rows,
+            labels=torch.tensor(labels, dtype=torch.float64),
+            source_rows=_source_rows(drawn.examples),
+        )
+
+    def _rated(self, drawn: Drawn) -> RatedBatch:
+        return RatedBatch(
+            rows=self._rows(drawn.examples),
+            ratings=torch.tensor([example.ratings for example in drawn.examples], dtype=torch.float64),
+            source_rows=_source_rows(drawn.examples),
+        )
+
+    def _compared(self, drawn: Drawn) -> ComparisonBatch:
+        first = torch.tensor(_offsets(drawn.examples)[:-1])
+        return ComparisonBatch(
+            rows=self._rows(drawn.examples),
+            first=first,
+            second=first + 1,
             source_rows=_source_rows(drawn.examples),
         )
 
@@ -262,12 +297,19 @@ def _margins(examples: Sequence[Example]) -> Tensor | None:
     return torch.tensor(margins, dtype=torch.float64)
 
 
-def _pair_scores(examples: Sequence[Example]) -> Tensor | None:
-    """[B, 2] float64, of the chosen and the rejected responses; None unless every pair has them."""
-    if any(example.scores is None for example in examples):
+def _weights(examples: Sequence[Example]) -> Tensor | None:
+    """[B] float64; None where no pair has a weight. A pair without one counts once."""
+    if all(example.weights is None for example in examples):
         return None
-    scores = [[(e.scores or [])[side] for side in pair] for e in examples for pair in e.pairs]
-    return torch.tensor(scores, dtype=torch.float64)
+    weights = [w for example in examples for w in example.weights or [1.0] * len(example.pairs)]
+    return torch.tensor(weights, dtype=torch.float64)
+
+
+def _by_pair(examples: Sequence[Example], name: Literal["scores", "safe"], dtype: torch.dtype) -> Tensor | None:
+    """[B, 2], what the responses have, of the chosen and the rejected ones; None unless all examples have it."""
+    if any(getattr(example, name) is None for example in examples):
+        return None
+    return torch.tensor([[getattr(e, name)[side] for side in pair] for e in examples for pair in e.pairs], dtype=dtype)
 
 
 def _timestamps(examples: Sequence[Example]) -> Tensor | None:

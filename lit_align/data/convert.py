@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import ConfigError
-from lit_align.data.canonical import UNDECIDED, UNDESIRABLE, CanonicalRow, Dropped
+from lit_align.data.canonical import UNDECIDED, UNDESIRABLE, CanonicalRow, Completion, Dropped
 from lit_align.data.pairing import (
     Converted,
     adjacent_pairs,
@@ -57,17 +57,26 @@ class Conversion(NamedTuple):
                 fix = f"known are: {', '.join(known)}" if known else "leave data.convert_args out"
                 what = f"the conversion '{self.apply.__name__}' takes no setting '{name}'"
                 raise ConfigError(what, got=f"data.convert_args: {dict(arguments)}", fix=fix)
-            _check_setting(name, value, whole=isinstance(known[name], int))
+            _check_setting(name, value, known[name])
+        texts = [value for value in {**known, **arguments}.values() if isinstance(value, str)]
+        if len(set(texts)) < len(texts):
+            got = f"data.convert_args: {dict(arguments)}"
+            raise ConfigError("two texts of the conversion are the same", got=got, fix="give two different texts")
         return partial(self.apply, **arguments)
 
 
-def _check_setting(name: str, value: Any, *, whole: bool) -> None:
+def _check_setting(name: str, value: Any, default: Any) -> None:
     """Refuse a value of another type or range."""
+    got = f"data.convert_args: {name}: {value!r}"
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise ConfigError("a setting of the conversion is no text", got=got, fix="give a text in quotes")
+        return
+    whole = isinstance(default, int)
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not number or (name in _LEAST and value < _LEAST[name]) or (not whole and not value > 0):
         wanted = "a whole number" if whole else "a number above 0"
         wanted += f" of {_LEAST[name]} or more" if name in _LEAST else ""
-        got = f"data.convert_args: {name}: {value!r}"
         raise ConfigError("a setting of the conversion is out of range", got=got, fix=f"give {wanted}")
 
 
@@ -139,6 +148,45 @@ def unpaired_to_desirable(row: CanonicalRow) -> Converted:
     return [row._replace(label=None) if row.label else Dropped(row.row, UNDESIRABLE)]
 
 
+def good_bad_pairs(row: CanonicalRow, *, good: str = "GOOD:", bad: str = "BAD:") -> Converted:
+    """Binary preference pre-training (Askell et al. 2021): responses that say themselves whether they are good.
+
+    Of a pair with a better response A and a worse one B come two: A that is called good is better than A that is
+    called bad, and B that is called bad is better than B that is called good.
+
+    Args:
+        row: pairs.
+        good: stands before a response to call it good.
+        bad: stands before a response to call it bad.
+    """
+    completions: list[Completion] = []
+    for better, worse in row.pairs:
+        for index, right, wrong in ((better, good, bad), (worse, bad, good)):
+            completions += [_prefixed(row.completions[index], prefix) for prefix in (right, wrong)]
+    weights = None if row.weights is None else [weight for weight in row.weights for _ in range(2)]
+    return [
+        row._replace(
+            completions=completions,
+            pairs=[(first, first + 1) for first in range(0, len(completions), 2)],
+            weights=weights,
+            scores=None,
+            margin=None,
+            margins=None,
+            target=None,
+            reference_logps=None,
+            safe=None,
+        )
+    ]
+
+
+def _prefixed(response: Completion, prefix: str) -> Completion:
+    """A response with a text before its first words."""
+    if isinstance(response, str):
+        return prefix + response
+    first, *rest = response
+    return [{**first, "content": prefix + str(first.get("content") or "")}, *rest]
+
+
 CONVERSIONS = {
     "best_worst": Conversion(DataKind.RANKED, DataKind.PAIRS, best_worst),
     "all_pairs": Conversion(DataKind.RANKED, DataKind.PAIRS, all_pairs),
@@ -150,6 +198,7 @@ CONVERSIONS = {
     "ranked_to_scored": Conversion(DataKind.RANKED, DataKind.SCORED, ranked_to_scored),
     "ranked_to_best": Conversion(DataKind.RANKED, DataKind.DEMONSTRATIONS, ranked_to_best),
     "pairs_to_unpaired": Conversion(DataKind.PAIRS, DataKind.UNPAIRED, pairs_to_unpaired),
+    "good_bad_pairs": Conversion(DataKind.PAIRS, DataKind.PAIRS, good_bad_pairs),
     "pairs_to_chosen": Conversion(DataKind.PAIRS, DataKind.DEMONSTRATIONS, pairs_to_chosen),
     "unpaired_to_scored": Conversion(DataKind.UNPAIRED, DataKind.SCORED, unpaired_to_scored),
     "unpaired_to_desirable": Conversion(DataKind.UNPAIRED, DataKind.DEMONSTRATIONS, unpaired_to_desirable),
@@ -191,5 +240,7 @@ def _single(row: CanonicalRow, index: int) -> CanonicalRow:
         margin=None,
         pairs=[],
         margins=None,
+        weights=None,
+        safe=None if row.safe is None else [row.safe[index]],
         reference_logps=None if logps is None else [logps[index]],
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_align.core.batch import DataKind
-from lit_align.core.demand import Demand
+from lit_align.core.demand import Demand, StepLabelling
 from lit_align.core.errors import DataError
 from lit_align.data.canonical import CanonicalRow
 from lit_align.data.formats import ON_REQUEST
@@ -20,6 +20,10 @@ _FIXES = {
     "scores": ("score_chosen", f"{_SCORES}; {_MAPPED}; or convert ranked responses with data.convert"),
     "timestamp": ("timestamp", f"add 'timestamp', a number or a date as in 2024-05-31; {_MAPPED}"),
     "target": ("target", f"add 'target'; {_MAPPED}; or convert ranked responses with data.convert"),
+    "safety": (
+        "chosen_safe",
+        f"add 'chosen_safe' and 'rejected_safe', true or false, where the chosen response is the safer one; {_MAPPED}",
+    ),
 }
 """What a method may need -> the column that is missed, and what to do."""
 _HAS: dict[str, Callable[[CanonicalRow], bool]] = {
@@ -27,7 +31,10 @@ _HAS: dict[str, Callable[[CanonicalRow], bool]] = {
     "scores": lambda row: row.scores is not None,
     "timestamp": lambda row: row.timestamp is not None,
     "target": lambda row: row.target is not None,
+    "safety": lambda row: row.safe is not None,
 }
+_COLUMNS = {"safety": ("chosen_safe", "rejected_safe")}
+"""What a method may need or read -> the columns on request, where these have other names."""
 
 
 _PLURALS = {"margin": "margins", "scores": "scores"}
@@ -39,7 +46,7 @@ class Demands:
     """What is to be found in data; by default nothing in particular."""
 
     fields: tuple[str, ...] = ()
-    """Of margin, scores, timestamp and target: what every row must have."""
+    """Of margin, scores, timestamp, target and safety: what every row must have."""
     columns: tuple[str, ...] = ()
     """Of `formats.ON_REQUEST`: what is read."""
     both_labels: bool = True
@@ -48,6 +55,10 @@ class Demands:
     """Ranges of margins and scores."""
     best_is_target: bool = False
     """Whether the best of ranked responses becomes the target of their pairs."""
+    rating_names: tuple[str, ...] = ()
+    """Attributes that are rated; none: whatever the data have."""
+    labelling: StepLabelling | None = None
+    """Whether responses are scored at the ends of their steps, and which of these are learnt from."""
 
     def check(self, row: CanonicalRow, places: Places, learner: str) -> None:
         """Refuse a row that lacks something, or has a number that the method cannot use.
@@ -86,20 +97,40 @@ def demands_of(method: Any, kind: DataKind | None) -> Demands:
     """
     if method is None:
         return Demands(columns=("timestamp",))
-    if kind is None or kind is not getattr(method, "data_kind", None):
+    own_kind = getattr(method, "data_kind", None)
+    if kind is DataKind.RESPONSES:
+        # What is scored is read like what is learnt: the safer response of a pair is the chosen one.
+        safety = _COLUMNS["safety"] if "safety" in getattr(method, "needs_fields", ()) else ()
+        return Demands(columns=safety, rating_names=_rating_names(method), labelling=_labelling(method))
+    if kind is None or kind is not own_kind:
         return NO_DEMANDS
     own: tuple[Demand, ...] = getattr(method, "demands", ())
     needed = frozenset(getattr(method, "needs_fields", ())) | {demand.name for demand in own}
     assert needed <= _HAS.keys(), f"needs_fields names what no row has: {sorted(needed - _HAS.keys())}"
     wanted = needed | frozenset(getattr(method, "reads", ()))
     wanted |= {"target"} if getattr(method, "reads_target", False) else frozenset()
+    wanted |= {column for name in needed for column in _COLUMNS.get(name, ())}
     return Demands(
         fields=tuple(name for name in _HAS if name in needed),
-        columns=tuple(name for name in ON_REQUEST if name in wanted),
+        columns=tuple(name for name in ON_REQUEST[DataKind.PAIRS] if name in wanted),
         both_labels=getattr(method, "needs_both_labels", True),
         limits=tuple(demand for demand in own if demand.name in _PLURALS),
         best_is_target=getattr(method, "best_is_target", False),
+        rating_names=_rating_names(method),
+        labelling=_labelling(method),
     )
+
+
+def _rating_names(method: Any) -> tuple[str, ...]:
+    return tuple(method.rating_names) if getattr(method, "data_kind", None) is DataKind.RATED else ()
+
+
+def _labelling(method: Any) -> StepLabelling | None:
+    """How a method learns from steps; None where it does not."""
+    if getattr(method, "data_kind", None) is not DataKind.STEPS:
+        return None
+    labelling: StepLabelling = getattr(method, "step_labelling", StepLabelling())
+    return labelling
 
 
 def _numbers(row: CanonicalRow, name: str) -> Iterator[tuple[str, float]]:

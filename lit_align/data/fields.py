@@ -29,6 +29,7 @@ class Fields:
         columns: all that the row has, for messages.
         repeats_prompt: whether both responses of every pair of the file begin with the text of its prompt.
         dated: whether the timestamps of the file are dates, and not numbers.
+        rating_names: the attributes of rated data.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Fields:
         columns: Iterable[str] | None = None,
         repeats_prompt: bool = False,
         dated: bool = False,
+        rating_names: tuple[str, ...] = (),
     ) -> None:
         self.values, self.file, self.row, self.recorded = values, file, row, recorded
-        self.repeats_prompt, self.dated = repeats_prompt, dated
+        self.repeats_prompt, self.dated, self.rating_names = repeats_prompt, dated, rating_names
         self.columns = list(values if columns is None else columns)
 
     def error(self, what: str, field: str, fix: str, value: Any = None) -> DataError:
@@ -159,14 +161,19 @@ class Fields:
             raise self.error("a number is not finite", field, "write a finite number, or remove the row", value)
         return number
 
-    def flag(self, field: str) -> bool:
-        """True or false; the words, 1 and 0 are accepted (a column with nulls has floats), nothing else is guessed."""
+    def flag(self, field: str, of: str = "a desirable completion") -> bool:
+        """True or false; the words, 1 and 0 are accepted (a column with nulls has floats), nothing else is guessed.
+
+        Args:
+            field: name of the field.
+            of: what is true, for errors.
+        """
         value = self.required(field)
         if isinstance(value, int | float) and value in (0, 1):
             return bool(value)
         flag = _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
         if flag is None:
-            fix = "write true for a desirable completion and false for an undesirable one"
+            fix = f"write true for {of} and false for any other"
             raise self.error("a label is neither true nor false", field, fix, value)
         return flag
 
@@ -176,6 +183,10 @@ class Fields:
         if not value:
             raise self.error("a list is empty", field, "fill it in, or remove the row", "[]")
         return list(value)
+
+    def object(self, field: str) -> dict[str, Any]:
+        """An object; its JSON text is accepted."""
+        return dict(self._decoded(self.required(field), field, dict))
 
     def numbers(self, field: str) -> list[float]:
         """A list of finite numbers."""
@@ -200,7 +211,7 @@ class Fields:
         field = "chat_template_kwargs"
         if not self.has(field) or self.values[field] in ("", {}):
             return None
-        return dict(self._decoded(self.values[field], field, dict))
+        return self.object(field)
 
     def identity(self) -> str | None:
         """The row's id, a string or a whole number."""
@@ -245,6 +256,11 @@ def parse_date(value: Any) -> float | None:
 def is_json_list(value: Any) -> bool:
     """Whether a value is the JSON text of a list of objects, as CSV files have them."""
     return isinstance(value, str) and re.match(r'\s*\[\s*\{\s*"', value) is not None
+
+
+def is_json_object(value: Any) -> bool:
+    """Whether a value is the JSON text of an object, as CSV files have them."""
+    return isinstance(value, str) and re.match(r'\s*\{\s*"', value) is not None
 
 
 def _type_name(value: Any) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lit_align.core.batch import DataKind
-from lit_align.data import normalisers
+from lit_align.data import finer, normalisers
 from lit_align.data.canonical import CanonicalRow, Dropped
 from lit_align.data.conversation import is_transcript
-from lit_align.data.fields import Fields
+from lit_align.data.fields import Fields, is_json_object
 
 COMMON = ("tools", "chat_template_kwargs", "id")
 """Columns that every format may have."""
@@ -17,9 +17,14 @@ COMMON = ("tools", "chat_template_kwargs", "id")
 LABELS = ("label", "kto_tag")
 """Columns that say whether a response is desirable."""
 
-ON_REQUEST = ("timestamp", "target")
-"""Columns of pairs and ranked responses that are read only for a method that asks for them: elsewhere these names may
-stand for other things."""
+ON_REQUEST = {
+    DataKind.PAIRS: ("timestamp", "target", "weight", "chosen_safe", "rejected_safe"),
+    DataKind.RANKED: ("timestamp", "target"),
+}
+"""Columns that are read only for a method that asks for them: elsewhere these names may stand for other things."""
+
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+"""Attributes that are rated where nobody says which."""
 
 
 class FormatSpec(NamedTuple):
@@ -40,6 +45,10 @@ class FormatSpec(NamedTuple):
     """A look at the first rows, where names alone do not tell."""
     nullable: tuple[str, ...] = ()
     """Of `required`, what a row may leave null."""
+    safety: bool | None = None
+    """Whether it is read only for a method that asks for safety, or only for one that does not."""
+    attributes: bool = False
+    """Whether the attributes that are rated have columns of their own, which are required as well."""
 
     def matches(self, columns: Iterable[str], first_rows: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a file with these columns can be read as this format."""
@@ -53,10 +62,31 @@ class FormatSpec(NamedTuple):
         """Whether a column is one of those that make the format."""
         return any(column in need.split("|") for need in self.required)
 
-    def columns(self, on_request: Iterable[str] = ON_REQUEST) -> list[str]:
-        """All columns that are read, where those of `on_request` are asked for."""
-        further = on_request if self.kind in (DataKind.PAIRS, DataKind.RANKED) else ()
+    def columns(self, on_request: Iterable[str] | None = None, rating_names: Iterable[str] = HELPSTEER) -> list[str]:
+        """All columns that are read.
+
+        Args:
+            on_request: of `ON_REQUEST`, those that are asked for; None: all.
+            rating_names: the attributes.
+        """
+        further = [name for name in ON_REQUEST.get(self.kind, ()) if on_request is None or name in on_request]
+        further += rating_names if self.attributes else ()
         return [name for need in (*self.required, *self.optional, *COMMON, *further) for name in need.split("|")]
+
+
+def formats_for(on_request: Collection[str], rating_names: Collection[str] = ()) -> list[FormatSpec]:
+    """The formats to choose from.
+
+    Args:
+        on_request: of `ON_REQUEST`, what the method asks for.
+        rating_names: the attributes that it asks for, which make a file one of rated completions.
+    """
+    safety = "chosen_safe" in on_request
+    return [
+        spec._replace(required=(*spec.required, *(rating_names or HELPSTEER))) if spec.attributes else spec
+        for spec in FORMATS
+        if spec.safety in (None, safety)
+    ]
 
 
 def most(votes: Iterable[bool]) -> bool:
@@ -74,6 +104,17 @@ def _are_scored_objects(rows: Sequence[Mapping[str, Any]]) -> bool:
         return isinstance(items, list) and bool(items) and isinstance(items[0], dict) and "response" in items[0]
 
     return most(scored(row.get("completions")) for row in rows)
+
+
+def _are_signed(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether steps are labelled -1, 0 and 1, as one -1 tells."""
+    labels = [row["labels"] for row in rows if isinstance(row.get("labels"), list)]
+    return any(isinstance(label, int | float) and label < 0 for of_row in labels for label in of_row)
+
+
+def _are_rating_objects(rows: Sequence[Mapping[str, Any]]) -> bool:
+    objects = [row.get("ratings") or row.get("labels") for row in rows]
+    return most(isinstance(value, dict) or is_json_object(value) for value in objects if value is not None)
 
 
 _REFERENCES = ("ref_chosen_logps", "ref_rejected_logps")
@@ -115,6 +156,24 @@ FORMATS = (
         ("question", "response_1", "response_2", "overall_response"),
         always_conversational=True,
         recorded=True,
+    ),
+    FormatSpec(
+        "PKU-SafeRLHF",
+        DataKind.PAIRS,
+        normalisers.safe_rlhf,
+        ("prompt", "response_0", "response_1", "better_response_id"),
+        always_conversational=True,
+        recorded=True,
+        safety=False,
+    ),
+    FormatSpec(
+        "PKU-SafeRLHF, safety",
+        DataKind.PAIRS,
+        normalisers.safe_rlhf,
+        ("prompt", "response_0", "response_1", "safer_response_id", "is_response_0_safe", "is_response_1_safe"),
+        always_conversational=True,
+        recorded=True,
+        safety=True,
     ),
     FormatSpec(
         "LLaMA-Factory alpaca pairs",
@@ -210,6 +269,38 @@ FORMATS = (
         ("instruction", "paraphrase", "output"),
         _ALPACA,
         always_conversational=True,
+    ),
+    FormatSpec(
+        "PRM800K",
+        DataKind.STEPS,
+        finer.signed_steps,
+        ("prompt", "completions|steps", "labels"),
+        bodies=("prompt",),
+        fits=_are_signed,
+    ),
+    FormatSpec(
+        "labelled steps",
+        DataKind.STEPS,
+        finer.steps,
+        ("prompt", "completions|steps", "labels"),
+        bodies=("prompt",),
+    ),
+    FormatSpec(
+        "HelpSteer",
+        DataKind.RATED,
+        finer.rated,
+        ("prompt", "response|completion"),
+        bodies=("prompt", "response", "completion"),
+        attributes=True,
+    ),
+    FormatSpec(
+        "rated completions",
+        DataKind.RATED,
+        finer.rated,
+        ("prompt", "response|completion", "ratings|labels"),
+        bodies=("prompt", "response", "completion"),
+        fits=_are_rating_objects,
+        nullable=("ratings|labels",),
     ),
     FormatSpec(
         "LLaMA-Factory alpaca",

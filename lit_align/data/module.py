@@ -16,6 +16,7 @@ from lit_align.core.ranges import not_negative, positive
 from lit_align.data.cache import default_folder
 from lit_align.data.collate import Collator
 from lit_align.data.convert import check_arguments
+from lit_align.data.length_balance import BalanceLengths
 from lit_align.data.loader import BatchLoader, ResumableLoader, TrainingLoader
 from lit_align.data.loading import Batching, place_of, run_of
 from lit_align.data.pipeline import Preview, Recipe
@@ -25,6 +26,7 @@ from lit_align.data.second_prompt import JUDGMENT_TEMPLATE, check_judgment_templ
 from lit_align.data.sets import DataSets
 from lit_align.data.sources import Given, as_source, as_text
 from lit_align.data.splits import check_amount
+from lit_align.data.steps import STEP_SEPARATOR
 from lit_align.data.store import ExampleStore
 from lit_align.data.stream import coverage_notes
 from lit_align.data.tokenise import OnOverlong, pad_id
@@ -53,9 +55,10 @@ class PreferenceDataModule(LightningDataModule):
         tokenizer: folder or hub name; None: the policy's.
         convert: makes another kind of data. Ranked responses to pairs: best_worst, all_pairs, adjacent_pairs,
             random_pairs, tournament_pairs, triples, rejection_sampled. Others: ranked_to_best, ranked_to_scored,
-            pairs_to_unpaired, pairs_to_chosen, unpaired_to_desirable, unpaired_to_scored.
+            pairs_to_unpaired, pairs_to_chosen, unpaired_to_desirable, unpaired_to_scored; good_bad_pairs makes pairs
+            of pairs, in which a response calls itself good or bad.
         convert_args: settings of the conversion: `num_pairs` and `seed` of random_pairs; `beta`, `num_samples` and
-            `seed` of rejection_sampled.
+            `seed` of rejection_sampled; `good` and `bad` of good_bad_pairs.
         columns: names of columns, as `name here: name in the file`; null leaves a column out.
         format: name of the format, where it cannot be told from the columns.
         val_split: rows (an integer) or share (below 1) of `train` to hold out, if there is no `validation`. A
@@ -83,6 +86,11 @@ class PreferenceDataModule(LightningDataModule):
         separator: stands between a plain prompt and its completion.
         judgment_template: what the judgment of a completion adds to its prompt, at the end of the user's last turn;
             `{judgment}` stands for it.
+        step_separator: stands behind every step of a solution; a model of steps is read at its last token. Responses
+            that are plain text are split at it to be scored.
+        balance_lengths: learn from pairs in which the chosen response is the longer one as often as the shorter one, in
+            each of five bins of the difference in length: "weight" weighs pairs, for methods that read weights;
+            "downsample" leaves some out, drawn with `split_seed`. Held-out data stay as they are.
         streaming: read and tokenise `train` while training, for sets larger than disk or memory. Order is random
             within `stream_buffer` rows. Nobody knows the length of an epoch, so a schedule of the learning rate needs
             `trainer.max_steps`.
@@ -126,6 +134,8 @@ class PreferenceDataModule(LightningDataModule):
         as_chat: bool = False,
         separator: str = "",
         judgment_template: str = JUDGMENT_TEMPLATE,
+        step_separator: str = STEP_SEPARATOR,
+        balance_lengths: BalanceLengths | None = None,
         streaming: bool = False,
         stream_buffer: int = 10_000,
         cache_dir: str | Path | None = None,
@@ -159,6 +169,7 @@ class PreferenceDataModule(LightningDataModule):
             as_chat=as_chat,
             separator=separator,
             judgment_template=check_judgment_template(judgment_template),
+            step_separator=step_separator,
         )
         self._stream: RowStream | None = None
         self.sets = DataSets(
@@ -174,6 +185,7 @@ class PreferenceDataModule(LightningDataModule):
             eos_token=eos_token,
             val_split=val_split,
             split_seed=split_seed,
+            balance_lengths=balance_lengths,
             cache_dir=Path(cache_dir) if cache_dir is not None else default_folder(),
         )
         self.batch_size, self.max_tokens_per_batch = batch_size, max_tokens_per_batch
@@ -262,6 +274,8 @@ class PreferenceDataModule(LightningDataModule):
         sets.source(_STAGES[stage][0])
         if stage != "predict":
             sets.check_reference(streamed=self.streaming and stage == "fit")
+        if stage == "fit":
+            sets.check_balance(streamed=self.streaming)
         return [split for split in _STAGES[stage] if sets.has(split) and not (self.streaming and split == "train")]
 
     def _publish(self, *splits: str) -> None:

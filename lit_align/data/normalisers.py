@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_align.data.assemble import build_pair, build_ranking, build_row, build_single, same_response
+from lit_align.data.assemble import (
+    HARMLESS,
+    build_pair,
+    build_ranking,
+    build_row,
+    build_single,
+    same_response,
+    with_safety,
+)
 from lit_align.data.canonical import (
     IDENTICAL,
     NO_SHARED_PROMPT,
@@ -90,10 +98,25 @@ def align_anything(fields: Fields, conversational: bool) -> CanonicalRow | Dropp
     return build_pair(fields, prompt, responses[0], responses[1])
 
 
+def safe_rlhf(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
+    """PKU-SafeRLHF's `prompt`, `response_0`, `response_1` and which of them is better, or safer, 0 or 1."""
+    prompt = [_turn("user", fields.text("prompt"))]
+    responses = [[_turn("assistant", fields.response(f"response_{number}"))] for number in (0, 1)]
+    field = "better_response_id" if fields.has("better_response_id") else "safer_response_id"
+    verdict = fields.number(field)
+    if verdict not in (0, 1):
+        return Dropped(fields.row, UNDECIDED, f"{field} {fields.values[field]!r}")
+    chosen = int(verdict)
+    pair = build_pair(fields, prompt, responses[chosen], responses[1 - chosen])
+    if isinstance(pair, Dropped) or field == "better_response_id":
+        return pair
+    return with_safety(pair, [fields.flag(f"is_response_{number}_safe", HARMLESS) for number in (chosen, 1 - chosen)])
+
+
 def ranked(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
     """`prompt`, several responses, and their `scores` (higher is better) or `ranks` (lower is better)."""
     field = "responses" if fields.has("responses") else "completions"
-    prompt: Completion = _prompt_turns(fields) if conversational else fields.text("prompt")
+    prompt: Completion = prompt_turns(fields) if conversational else fields.text("prompt")
     answers = fields.items(field)
     by_score = fields.has("scores")
     judged = "scores" if by_score else "ranks"
@@ -127,14 +150,16 @@ def ultrafeedback(fields: Fields, conversational: bool) -> CanonicalRow | Droppe
 
 def completion(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
     """`prompt` and `completion`, perhaps with a `label` or a `score`."""
-    answer: Completion
-    prompt: Completion
-    if conversational:
-        prompt, answer = _prompt_turns(fields), _answer_turns(fields, "completion")
-        _check_dialogue(prompt, answer, "completion", fields)
-    else:
-        prompt, answer = fields.text("prompt"), fields.text("completion")
-    return build_single(fields, prompt, answer)
+    return build_single(fields, *exchange(fields, conversational, "completion"))
+
+
+def exchange(fields: Fields, conversational: bool, field: str) -> tuple[Completion, Completion]:
+    """`prompt` and one response in `field`."""
+    if not conversational:
+        return fields.text("prompt"), fields.text(field)
+    prompt, answer = prompt_turns(fields), _answer_turns(fields, field)
+    _check_dialogue(prompt, answer, field, fields)
+    return prompt, answer
 
 
 def judged(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
@@ -220,7 +245,7 @@ def _message_pair(fields: Fields) -> tuple[list[Message], list[Message], list[Me
     chosen, rejected = _answer_turns(fields, "chosen"), _answer_turns(fields, "rejected")
     stated = fields.values.get("prompt")
     if chosen[0]["role"] == rejected[0]["role"] == "assistant" and stated is not None:
-        prompt = _prompt_turns(fields)
+        prompt = prompt_turns(fields)
     else:
         for field, turns in (("chosen", chosen), ("rejected", rejected)):
             check_order(turns, field, fields)
@@ -252,7 +277,8 @@ def _check_same_prompt(stated: Any, prompt: list[Message], fields: Fields) -> No
         raise fields.error("the prompt differs from the turns that chosen and rejected begin with", "prompt", fix)
 
 
-def _prompt_turns(fields: Fields) -> list[Message]:
+def prompt_turns(fields: Fields) -> list[Message]:
+    """`prompt` as turns, also where it is a text."""
     value = fields.required("prompt")
     if isinstance(value, str) and not is_json_list(value):
         return [_turn("user", fields.text("prompt"))]

@@ -41,8 +41,9 @@ def settle(kind: DataKind, row: CanonicalRow, responses: list[Response]) -> Outc
         return _distinct_list(row, responses)
     if kind is DataKind.JUDGED and len(responses) > 1:
         return _aligned(row, responses)
-    if kind is DataKind.PARAPHRASED and responses[0].ids == responses[1].ids:
-        return Outcome(row, responses, SAME_PARAPHRASE)
+    reason = {DataKind.PARAPHRASED: SAME_PARAPHRASE, DataKind.COMPARISONS: IDENTICAL_TOKENS}.get(kind)
+    if reason is not None and responses[0].ids == responses[1].ids:
+        return Outcome(row, responses, reason)
     return Outcome(row, responses)
 
 
@@ -55,6 +56,7 @@ def _distinct_pairs(row: CanonicalRow, responses: list[Response]) -> Outcome:
         row = row._replace(
             pairs=[row.pairs[n] for n in kept],
             margins=None if row.margins is None else [row.margins[n] for n in kept],
+            weights=None if row.weights is None else [row.weights[n] for n in kept],
             left_out={**row.left_out, IDENTICAL_TOKENS: len(row.pairs) - len(kept)},
         )
     return Outcome(row, responses)

@@ -117,6 +117,23 @@ def listed(row: CanonicalRow) -> CanonicalRow | Dropped:
     return row._replace(completions=[row.completions[index] for index in kept], scores=scores, left_out=left_out)
 
 
+def single_pairs(row: CanonicalRow) -> list[CanonicalRow]:
+    """A row for each pair; what was left out is counted with the first."""
+
+    def only(values: list[float] | None, number: int) -> list[float] | None:
+        return None if values is None else [values[number]]
+
+    return [
+        row._replace(
+            pairs=[pair],
+            margins=only(row.margins, number),
+            weights=only(row.weights, number),
+            left_out={} if number else row.left_out,
+        )
+        for number, pair in enumerate(row.pairs)
+    ]
+
+
 def best_as_target(row: CanonicalRow) -> CanonicalRow:
     """The best response, of those with equal scores the first, as the text to stay close to (SLiC-HF's y_ref)."""
     return row._replace(target=row.completions[best_index(row)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,21 +16,21 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.batch import DataKind, Example
-from lit_align.core.errors import ConfigError, DataError
+from lit_align.core.errors import ConfigError
 from lit_align.data.cache import ExampleCache, cache_key, source_fingerprint, tokenizer_fingerprint
-from lit_align.data.canonical import BAD_ROW, CanonicalRow, Dropped, Format, Rules
-from lit_align.data.checks import SetChecks
+from lit_align.data.canonical import CanonicalRow, Dropped, Format
 from lit_align.data.convert import CONVERSIONS, Conversion, conversions_between, find_conversion
 from lit_align.data.demands import NO_DEMANDS, Demands
 from lit_align.data.formats import LABELS
-from lit_align.data.pairing import best_as_target, listed
 from lit_align.data.places import Places, local_path
 from lit_align.data.readers import peek, read_rows
-from lit_align.data.render import Renderer, group_key
+from lit_align.data.render import Renderer
 from lit_align.data.report import DataReport
-from lit_align.data.schema import normalise, recognise, undecided_row
-from lit_align.data.second_prompt import JUDGMENT_TEMPLATE, state_judgment
+from lit_align.data.row_steps import RowSteps
+from lit_align.data.schema import recognise
+from lit_align.data.second_prompt import JUDGMENT_TEMPLATE
 from lit_align.data.sources import InMemory, Source
+from lit_align.data.steps import STEP_SEPARATOR, StepEncoder
 from lit_align.data.store import ExampleStore, Record
 from lit_align.data.tokenise import OnOverlong, Tokeniser
 
@@ -41,6 +41,9 @@ _NOUNS = {
     DataKind.SCORED: "scored completions",
     DataKind.JUDGED: "judged completions",
     DataKind.PARAPHRASED: "prompts with a paraphrase",
+    DataKind.STEPS: "labelled steps",
+    DataKind.RATED: "rated completions",
+    DataKind.COMPARISONS: "comparisons, which are made of pairs",
     DataKind.DEMONSTRATIONS: "demonstrations",
     DataKind.PROMPTS: "prompts",
     DataKind.RESPONSES: "responses",
@@ -52,6 +55,9 @@ _COLUMNS = {
     DataKind.SCORED: "prompt, completion and score",
     DataKind.JUDGED: "prompt, completion, judgment and label",
     DataKind.PARAPHRASED: "prompt, paraphrase and completion",
+    DataKind.STEPS: "prompt, completions (the steps) and labels",
+    DataKind.RATED: "prompt, response and a column for each attribute, or ratings",
+    DataKind.COMPARISONS: "prompt, chosen and rejected",
     DataKind.DEMONSTRATIONS: "prompt and completion, messages, or text",
 }
 """The simplest columns of each kind, for errors."""
@@ -76,6 +82,7 @@ class Recipe:
     as_chat: bool = False
     separator: str = ""
     judgment_template: str = JUDGMENT_TEMPLATE
+    step_separator: str = STEP_SEPARATOR
 
 
 class Preview(NamedTuple):
@@ -87,6 +94,8 @@ class Preview(NamedTuple):
     """Tokens that end a turn."""
     places: Places = Places()
     """Where the rows stand."""
+    kind: DataKind | None = None
+    """What the examples are for."""
 
 
 class Pipeline:
@@ -161,7 +170,7 @@ class Pipeline:
         rows = read_rows(source, streaming=isinstance(source, str) and local_path(source) is not None)
         fmt = self.recognise(str(source), *peek(rows))
         report.format = fmt.describe()
-        report.notes += self._notes(fmt)
+        report.notes += self._notes(str(source), fmt)
         steps = RowSteps(self, fmt, report)
         # Closed before an error is printed: a bar that is still alive would draw over the message.
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
@@ -169,10 +178,10 @@ class Pipeline:
             yield from steps.records(bar.track(rows, total, description=f"tokenising {escape(str(source))}"))
         steps.finish(training)
 
-    def _notes(self, fmt: Format) -> list[str]:
+    def _notes(self, source: str, fmt: Format) -> list[str]:
         """What the report says besides counts."""
         notes = []
-        if self.recipe.convert is not None and self.kind is fmt.kind:
+        if self.recipe.convert is not None and self._made_of is fmt.kind and self.conversion(source, fmt) is None:
             notes.append(f"convert: {self.recipe.convert} has nothing to do, the rows are {_NOUNS[fmt.kind]}")
         if fmt.conversational and "strftime_now" in str(self.tokenizer.chat_template):
             notes.append("the chat template writes today's date: examples made on another day differ")
@@ -184,7 +193,7 @@ class Pipeline:
         fmt = self.recognise(str(source), *peek(rows))
         steps = RowSteps(self, fmt, DataReport(str(source)))
         first = list(steps.tokeniser.many(islice(steps.canonical(rows), count)))
-        return Preview(fmt, first, steps.tokeniser.specials.ends, steps.report.places)
+        return Preview(fmt, first, steps.tokeniser.specials.ends, steps.report.places, steps.kind)
 
     def recognise(self, source: str, columns: list[str], first_rows: list[dict[str, Any]]) -> Format:
         """What format a source has; checks that it fits what is to be learnt."""
@@ -194,12 +203,18 @@ class Pipeline:
             first_rows,
             mapping=recipe.columns,
             file=source,
-            wanted=self.kind,
+            wanted=self._made_of,
             name=recipe.format,
             on_request=self.demands.columns,
+            rating_names=self.demands.rating_names,
         )
         self.conversion(source, fmt)
         return fmt
+
+    @property
+    def _made_of(self) -> DataKind | None:
+        """The kind of rows that examples are made of; None: any."""
+        return DataKind.PAIRS if self.kind is DataKind.COMPARISONS else self.kind
 
     def conversion(self, source: str, fmt: Format) -> Conversion | None:
         """How rows of a format become what is learnt; None where they already are.
@@ -207,7 +222,7 @@ class Pipeline:
         Raises:
             ConfigError: they cannot, or no conversion was asked for.
         """
-        wanted, name = self.kind, self.recipe.convert
+        wanted, name = self._made_of, self.recipe.convert
         if name is not None and name not in CONVERSIONS:
             find_conversion(name, fmt.kind)
         if wanted is DataKind.RESPONSES and fmt.kind is DataKind.PROMPTS:
@@ -216,13 +231,15 @@ class Pipeline:
                 got=f"{source}: {fmt.describe()}",
                 fix="Give pairs, ranked or single responses, or let `lit-align generate` write some.",
             )
-        if wanted in (DataKind.PROMPTS, DataKind.RESPONSES, fmt.kind):
+        if wanted in (DataKind.PROMPTS, DataKind.RESPONSES):
             return None
         if wanted is None:
             return None if name is None else find_conversion(name, fmt.kind)
         fitting = conversions_between(fmt.kind, wanted)
         if name in fitting:
             return find_conversion(name, fmt.kind)
+        if wanted is fmt.kind:
+            return None
         fix = f"Add convert: {' or '.join(fitting)} under data."
         if (fmt.kind, wanted) == (DataKind.UNPAIRED, DataKind.DEMONSTRATIONS):
             hidden = ", ".join(f"{column}: null" for column in fmt.used if column in LABELS)
@@ -233,7 +250,7 @@ class Pipeline:
                 "method: there is no conversion between these."
             )
         raise ConfigError(
-            f"{self.learner} learns from {_NOUNS[wanted]}, and this file holds {_NOUNS[fmt.kind]}.",
+            f"{self.learner} learns from {_NOUNS[self.kind or wanted]}, and this file holds {_NOUNS[fmt.kind]}.",
             got=f"{source}: {fmt.describe()}" + (f"; convert: {name}" if name else ""),
             fix=fix,
         )
@@ -258,90 +275,22 @@ class Pipeline:
             max_prompt_length=recipe.max_prompt_length,
             on_overlong=recipe.on_overlong,
             end_tokens=self.end_tokens,
+            stepwise=self._step_encoder(self.kind_of(report.source, fmt)),
             report=report,
         )
+
+    def _step_encoder(self, kind: DataKind) -> StepEncoder | None:
+        """What makes tokens of steps, where examples of the kind are scored by steps."""
+        labelling = self.demands.labelling
+        if kind is not DataKind.STEPS and (kind is not DataKind.RESPONSES or labelling is None):
+            return None
+        last_only = labelling is not None and labelling.last_only
+        return StepEncoder(self.tokenizer, self.recipe.step_separator, last_only=last_only)
 
     def kind_of(self, source: str, fmt: Format) -> DataKind:
         """What the examples of a source are for."""
         conversion = self.conversion(source, fmt)
         return self.kind or (conversion.target if conversion else fmt.kind)
-
-
-class RowSteps:
-    """The steps of one source's rows: check, convert, tokenise, count.
-
-    Args:
-        pipeline: the settings.
-        fmt: of the source.
-        report: where to count.
-        check_ids: refuse rows with the id of an earlier row, which takes memory for every row.
-    """
-
-    def __init__(self, pipeline: Pipeline, fmt: Format, report: DataReport, *, check_ids: bool = True) -> None:
-        self.check_ids = check_ids
-        recipe = pipeline.recipe
-        self.fmt = fmt
-        self.report = report
-        self.columns = recipe.columns
-        self.rules = Rules(on_bad_row=recipe.on_bad_row, on_no_preference=recipe.on_no_preference)
-        conversion = pipeline.conversion(report.source, fmt)
-        self.convert = None if conversion is None else conversion.bind(recipe.convert_args)
-        self.kind = pipeline.kind_of(report.source, fmt)
-        self.demands, self.learner = pipeline.demands, pipeline.learner
-        self.judgment_template = recipe.judgment_template
-        self.checks = SetChecks(self.kind, report.places, self.rules)
-        self.tokeniser = pipeline.tokeniser(fmt, report)
-
-    def records(self, rows: Iterable[dict[str, Any]]) -> Iterator[Record]:
-        """Examples of raw rows."""
-        for row, example in self.tokeniser.many(self.canonical(rows)):
-            self.checks.result(example if isinstance(example, Dropped) else row)
-            if not isinstance(example, Dropped):
-                if example.label is not None:
-                    self.report.labels[example.label] += 1
-                yield Record(example, _group(row))
-
-    def canonical(self, rows: Iterable[dict[str, Any]]) -> Iterator[CanonicalRow]:
-        """Checked and converted rows."""
-        for raw in rows:
-            self.report.read += 1
-            row = normalise(raw, self.fmt, self.columns, self.report.source, rules=self.rules)
-            row = row._replace(row=self.report.places.number(raw))
-            row = self.checks.source(row) if self.check_ids else row
-            for result in [row] if isinstance(row, Dropped) else self._learnable(row):
-                if isinstance(result, Dropped):
-                    self.report.drop(result.row, result.reason)
-                    self.checks.result(result)
-                else:
-                    yield result
-
-    def finish(self, training: bool) -> None:
-        """Look at the set as a whole, once all its rows were read; see `SetChecks.finish`."""
-        self.checks.finish(training and self.demands.both_labels)
-
-    def _learnable(self, row: CanonicalRow) -> Iterator[CanonicalRow | Dropped]:
-        """What comes of a row that was read: converted, and with all that its method asks for."""
-        if self.demands.best_is_target and self.fmt.kind is DataKind.RANKED:
-            row = best_as_target(row)
-        for result in [row] if self.convert is None else self.convert(row):
-            yield result if isinstance(result, Dropped) else self._checked(result)
-
-    def _checked(self, row: CanonicalRow) -> CanonicalRow | Dropped:
-        try:
-            self.demands.check(row, self.report.places, self.learner)
-        except DataError as error:
-            if self.rules.on_bad_row == "error":
-                raise
-            return Dropped(row.row, f"{BAD_ROW}: {error.what}", str(error))
-        if self.kind is DataKind.JUDGED:
-            return state_judgment(row, self.judgment_template)
-        if self.kind is not DataKind.RANKED:
-            return row
-        result = listed(row)
-        if isinstance(result, Dropped) and self.rules.on_no_preference == "error":
-            file, number = self.report.places.find(row.row)
-            raise undecided_row(result, file, number)
-        return result
 
 
 def fingerprint(source: Source) -> str:
@@ -354,8 +303,3 @@ def fingerprint(source: Source) -> str:
         return str(read_rows(source)._fingerprint)
     split = "" if path == Path(source).expanduser() else source.rpartition("@")[2]
     return f"{source_fingerprint(path)}@{split}"
-
-
-def _group(row: CanonicalRow) -> int:
-    digest = hashlib.sha256(group_key(row).encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)

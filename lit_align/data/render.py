@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.errors import ConfigError, DataError
 from lit_align.data.canonical import CanonicalRow, Message
+from lit_align.data.comparison import render_context, render_responses
 from lit_align.data.marks import Marks
 from lit_align.data.shown import SYSTEM_ROLES, check_calls, check_shown
 
@@ -45,6 +46,8 @@ class Rendered(NamedTuple):
     """Whether `prompt` is a prefix of `text`; if not, the completion starts where its words start."""
     literal: list[tuple[int, int]] = []  # noqa: RUF012 - never mutated
     """Special-token strings in the words of the data, to be encoded as text."""
+    verbatim: bool = False
+    """Whether all such strings are to be encoded as text."""
 
 
 class Renderer:
@@ -121,6 +124,27 @@ class Renderer:
         self._check_shown(row, messages, prepared, marked)
         text, literal = marks.restore(marked)
         return Rendered(text, [], text, templated=True, literal=literal)
+
+    def comparison(self, row: CanonicalRow) -> list[Rendered]:
+        """A pair as two texts: the chosen response stands first in one, and second in the other.
+
+        No chat template writes them: what comes before the responses counts as the prompt.
+        """
+        chosen, rejected = (row.completions[index] for index in row.pairs[0])
+        prompt = _as_messages(row.prompt, "user") if self.as_chat else row.prompt
+        if isinstance(prompt, str):
+            self._refuse_system_prompt()
+        elif self._adds_system_prompt(prompt):
+            prompt = [{"role": "system", "content": self.system_prompt}, *prompt]
+        context = render_context(prompt)
+        if row.tools is not None:
+            context += f"\ntools: {json.dumps(row.tools, ensure_ascii=False)}"
+        rendered = []
+        for first, second in ((chosen, rejected), (rejected, chosen)):
+            text = context + render_responses(first, second)
+            spans = [Span(len(context), len(text), len(text))]
+            rendered.append(Rendered(text, spans, "", templated=False, verbatim=True))
+        return rendered
 
     # ---------------------------------------------------------------- plain text
 

@@ -112,6 +112,8 @@ class DataReport:
         """By how much chosen responses were judged better, to three digits, where the data say so."""
         self.labels: Counter[bool] = Counter()
         """How many responses are labelled desirable (True) and undesirable, where the data say so."""
+        self.counts: dict[str, Counter[str]] = {}
+        """What else the data say, such as steps that are right or wrong, and ratings of each attribute."""
         self.notes: list[str] = []
         """Further lines: the split, what batching leaves out."""
 
@@ -133,6 +135,11 @@ class DataReport:
         """Count the margin of a pair."""
         self.margins.add(float(f"{margin:.3g}"))
 
+    def count(self, what: str, name: str, times: int = 1) -> None:
+        """Count something that the data say."""
+        if times:
+            self.counts.setdefault(what, Counter())[name] += times
+
     def to_dict(self) -> dict[str, Any]:
         """All counts, for JSON."""
         return {
@@ -145,6 +152,7 @@ class DataReport:
             "completion_tokens": self.completions.quantiles(),
             "margins": self.margins.quantiles() if self.margins.counts else {},
             "labels": {"desirable": self.labels[True], "undesirable": self.labels[False]} if self.labels else {},
+            "counts": {what: dict(names) for what, names in self.counts.items()},
             "notes": self.notes,
         }
 
@@ -166,6 +174,7 @@ class DataReport:
         report.places.files = dict(state["files"])
         report.read, report.kept, report.notes = state["read"], state["kept"], list(state["notes"])
         report.labels = Counter({name == "desirable": count for name, count in state["labels"].items()})
+        report.counts = {what: Counter(names) for what, names in state["counts"].items()}
         report.dropped = {reason: Tally(**tally) for reason, tally in state["dropped"].items()}
         report.left_out = {reason: Tally(**tally) for reason, tally in state["left_out"].items()}
         report.events = {name: Tally(**state[name]) for name in EVENTS}
@@ -191,6 +200,8 @@ class DataReport:
             lines.append(f"  margins (min / median / max; 0 for a pair without one): {values}")
         if self.labels:
             lines.append(f"  labels: {count_labels(self.labels)}")
+        for what, names in self.counts.items():
+            lines.append(f"  {what}: {', '.join(f'{times} {name}' for name, times in names.items())}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 

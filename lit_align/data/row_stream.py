@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lit_align.core.batch import Example
-from lit_align.data.pipeline import Pipeline, RowSteps
+from lit_align.data.pipeline import Pipeline
 from lit_align.data.places import Places
 from lit_align.data.readers import peek, read_rows
 from lit_align.data.report import DataReport
+from lit_align.data.row_steps import RowSteps
 from lit_align.data.sources import Source
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from lit_align.core.batch import DataKind
@@ -22,7 +22,7 @@ from lit_align.data.canonical import (
     Rules,
 )
 from lit_align.data.fields import Fields, is_json_list, parse_date
-from lit_align.data.formats import FORMATS, LABELS, FormatSpec, most
+from lit_align.data.formats import FORMATS, HELPSTEER, LABELS, FormatSpec, formats_for, most
 from lit_align.data.suggest import in_words, suggest_mapping
 
 __all__ = ["CanonicalRow", "Completion", "Dropped", "Format", "Message", "Rules", "normalise", "recognise"]
@@ -31,9 +31,12 @@ Mapped = Mapping[str, str | None]
 """Canonical name of a column -> its name in the file, or None: treat the column as absent."""
 _BY_NAME = {spec.name: spec for spec in FORMATS}
 _NAMES = sorted({name for spec in FORMATS for name in spec.columns()})
-_PREFERENCES = (DataKind.PAIRS, DataKind.UNPAIRED, DataKind.RANKED, DataKind.JUDGED)
-_EXTENDED = (DataKind.SCORED, DataKind.PARAPHRASED)
+_PREFERENCES = (DataKind.PAIRS, DataKind.UNPAIRED, DataKind.RANKED, DataKind.JUDGED, DataKind.STEPS)
+_EXTENDED = (DataKind.SCORED, DataKind.PARAPHRASED, DataKind.RATED)
 """Demonstrations with a further column, which those who want demonstrations may pass over."""
+_OWN_NAMES = (DataKind.STEPS, DataKind.RATED)
+"""Kinds whose columns have names that elsewhere may be others misspelt, such as `labels`."""
+_COMMON_NAMES = {name for spec in FORMATS if spec.kind not in _OWN_NAMES for name in spec.columns()}
 
 
 def recognise(
@@ -45,6 +48,7 @@ def recognise(
     wanted: DataKind | None = None,
     name: str | None = None,
     on_request: Collection[str] = (),
+    rating_names: Collection[str] = (),
 ) -> Format:
     """Tell the format of a file from its columns and first rows.
 
@@ -59,29 +63,35 @@ def recognise(
         wanted: what the method learns from; decides where a file can be read in several ways.
         name: name of the format, where the user has settled it.
         on_request: columns that are read because the method asks for them; see `formats.ON_REQUEST`.
+        rating_names: attributes that the method asks for; by default those that objects of ratings have, or
+            HelpSteer's.
 
     Raises:
         DataError: where no format fits, or several do.
         ConfigError: where `mapping` or `name` cannot be followed.
     """
-    mapping = _checked_mapping(mapping or {}, columns, file)
+    mapping = _checked_mapping(mapping or {}, columns, file, sorted({*_NAMES, *rating_names}))
     found = [column for column in _mapped_columns(columns, mapping) if not column.startswith("__")]
     rows = [rename(row, mapping) for row in first_rows]
     if name is not None and name not in _BY_NAME:
         raise ConfigError(
             f"there is no data format '{name}'", got=name, fix=f"one of: {', '.join(map(repr, _BY_NAME))}"
         )
-    candidates = FORMATS if name is None else (_BY_NAME[name],)
+    formats = formats_for(on_request, rating_names)
+    candidates = [spec for spec in formats if name in (None, spec.name)]
     # A column of a few odd rows must not decide: these rows are reported when their turn comes.
     usual = [column for column in found if most(column in row for row in rows)]
     matching = [spec for spec in candidates if spec.matches(usual, rows)]
     matching = matching or [spec for spec in candidates if spec.matches(found, rows)]
     spec = _judged(_choose(matching, wanted, found, file), matching, rows)
     if name is None:
-        _check_spelling(spec, usual, rows, mapping, wanted, file)
+        _check_spelling(spec, formats, usual, rows, mapping, wanted, file)
+        if wanted is DataKind.RATED and (spec is None or spec.kind is not wanted):
+            _check_attributes(found, rating_names, file)
     if spec is None:
-        raise _unknown_columns(found, rows, name, file)
-    read = set(spec.columns(on_request))
+        raise _unknown_columns(found, rows, name, file, formats)
+    rated = tuple(rating_names or _rated_attributes(rows)) if spec.kind is DataKind.RATED else ()
+    read = set(spec.columns(on_request, rated))
     conversational = spec.always_conversational or any(_are_messages(rows, body) for body in spec.bodies)
     plain_pairs = spec.normalise is normalisers.pairs and not conversational
     if name is None:
@@ -95,6 +105,7 @@ def recognise(
         repeats_prompt=plain_pairs and normalisers.repeat_prompts(rows),
         dated=most(parse_date(row["timestamp"]) is not None for row in rows if _is_given(row.get("timestamp"))),
         on_request=tuple(on_request),
+        rating_names=rated,
     )
 
 
@@ -122,7 +133,7 @@ def normalise(
     spec = _BY_NAME[fmt.name]
     file, row_number = str(row.get(FILE_COLUMN) or file), row_number or int(row.get(ROW_COLUMN) or 0)
     renamed = rename(row, mapping or {})
-    readable = {name: renamed[name] for name in spec.columns(fmt.on_request) if name in renamed}
+    readable = {name: renamed[name] for name in spec.columns(fmt.on_request, fmt.rating_names) if name in renamed}
     columns = [name for name in renamed if not name.startswith("__")]
     fields = Fields(
         readable,
@@ -132,6 +143,7 @@ def normalise(
         columns=columns,
         repeats_prompt=fmt.repeats_prompt,
         dated=fmt.dated,
+        rating_names=fmt.rating_names,
     )
     try:
         for need in spec.required:
@@ -167,16 +179,23 @@ def _mapped_columns(columns: Sequence[str], mapping: Mapped) -> list[str]:
     return list(rename(dict.fromkeys(columns), mapping))
 
 
-def _checked_mapping(mapping: Mapped, columns: Sequence[str], file: str) -> Mapped:
+def _rated_attributes(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """What the objects of ratings in some rows are ratings of; HelpSteer's attributes where there are no objects."""
+    objects = [row.get("ratings") or row.get("labels") for row in rows]
+    names = dict.fromkeys(name for value in objects if isinstance(value, dict) for name in value)
+    return names or HELPSTEER
+
+
+def _checked_mapping(mapping: Mapped, columns: Sequence[str], file: str, names: Sequence[str]) -> Mapped:
     sources = [source for source in mapping.values() if source]
     for name, source in mapping.items():
-        if name not in _NAMES:
-            close = difflib.get_close_matches(name, _NAMES, 3)
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 3)
             hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
             raise ConfigError(
                 f"data.columns names '{name}', which is no column that lit-align reads",
                 got=f"columns: {{{name}: {source}}}",
-                fix=f"{hint}write 'name here: name in the file'; names here are {', '.join(_NAMES)}",
+                fix=f"{hint}write 'name here: name in the file'; names here are {', '.join(names)}",
             )
         if source and sources.count(source) > 1:
             raise ConfigError(
@@ -260,6 +279,7 @@ def _is_given(value: Any) -> bool:
 
 def _check_spelling(
     spec: FormatSpec | None,
+    formats: list[FormatSpec],
     found: list[str],
     rows: Sequence[Mapping[str, Any]],
     mapping: Mapped,
@@ -267,9 +287,11 @@ def _check_spelling(
     file: str,
 ) -> None:
     """Refuse a column that, spelt as we do, would make the file another one than it was taken for."""
-    others = [other for other in FORMATS if other.kind not in _EXTENDED or other.kind is wanted]
+    others = [other for other in formats if other.kind not in _EXTENDED or other.kind is wanted]
+    known = _COMMON_NAMES | {name for one in [spec] if one is not None for name in one.columns()}
+    names = sorted({*_NAMES, *(name for other in others for need in other.required for name in need.split("|"))})
     for column in found:
-        close = [] if column in _NAMES else difflib.get_close_matches(column, _NAMES, 2, cutoff=0.8)
+        close = [] if column in known else difflib.get_close_matches(column, names, 2, cutoff=0.8)
         for meant in close:
             if meant in found or meant in mapping:
                 continue
@@ -283,6 +305,20 @@ def _check_spelling(
                     fix=f"rename it, or set data.columns={{{meant}: {column}}}; if it is something else, "
                     f"set data.columns={{{meant}: null}}",
                 )
+
+
+def _check_attributes(found: list[str], rating_names: Collection[str], file: str) -> None:
+    """Refuse a file that has columns for some of the attributes that are to be rated, and not for others."""
+    missing = [name for name in rating_names if name not in found]
+    if missing and len(missing) < len(rating_names):
+        there = ", ".join(name for name in rating_names if name in found)
+        raise DataError(
+            "attributes that the method learns have no column",
+            file=file,
+            field=", ".join(missing),
+            value=f"columns {', '.join(found)}",
+            fix=f"set data.columns={{{missing[0]}: <your column>}}, or let the method learn {there} only",
+        )
 
 
 def _check_unread(
@@ -316,7 +352,9 @@ def _outranks(one: FormatSpec, other: FormatSpec | None) -> bool:
     return one.kind in _PREFERENCES and other.kind not in _PREFERENCES
 
 
-def _unknown_columns(found: list[str], rows: Sequence[Mapping[str, Any]], name: str | None, file: str) -> DataError:
+def _unknown_columns(
+    found: list[str], rows: Sequence[Mapping[str, Any]], name: str | None, file: str, formats: list[FormatSpec]
+) -> DataError:
     def distance(spec: FormatSpec) -> float:
         return len(spec.missing(found)) / len(spec.required)
 
@@ -326,12 +364,12 @@ def _unknown_columns(found: list[str], rows: Sequence[Mapping[str, Any]], name: 
         why = f"it needs {missing}" if missing else "its columns hold other things"
         fix = f"{why}; leave data.format out to have the format recognised (--data.format null)"
     else:
-        nearest = min(FORMATS, key=lambda spec: (distance(spec), spec.fits is not None))
+        nearest = min(formats, key=lambda spec: (distance(spec), spec.fits is not None))
         what = "the columns are of no format that lit-align reads"
         suggested = suggest_mapping(found, rows)
         lacking = f"'{nearest.name}' lacks only {', '.join(nearest.missing(found))}. " if distance(nearest) < 1 else ""
         mapped = in_words(suggested) if suggested else "data.columns={prompt: <your column>, ...}"
-        lines = [f"    {spec.name}: {', '.join(spec.required)}" for spec in FORMATS]
+        lines = [f"    {spec.name}: {', '.join(spec.required)}" for spec in formats]
         fix = f"{'' if suggested else lacking}name columns with {mapped}; accepted are\n" + "\n".join(lines)
     value = f"columns {', '.join(found) or '(none)'}"
     return DataError(what, file=file, field=", ".join(found), value=value, fix=fix)

@@ -9,11 +9,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lit_align.core.batch import DataKind, Example
-from lit_align.core.errors import ConfigError
+from lit_align.core.errors import ConfigError, DataError
 from lit_align.core.pretrained import load_tokenizer
 from lit_align.data.cache import default_folder
 from lit_align.data.checks import check_split_labels
 from lit_align.data.demands import demands_of
+from lit_align.data.length_balance import BalanceLengths, balance_examples
 from lit_align.data.pipeline import Pipeline, Preview, Recipe
 from lit_align.data.report import DataReport, count_labels
 from lit_align.data.sources import Source
@@ -39,6 +40,7 @@ class DataSets:
     eos_token: str | None = None
     val_split: float = 0
     split_seed: int = 0
+    balance_lengths: BalanceLengths | None = None
     cache_dir: Path = field(default_factory=default_folder)
     method: Any = None
     """An `AlignmentModule`, or None where there is no trainer."""
@@ -74,6 +76,14 @@ class DataSets:
         """The examples of a split, without those that are held out for another; see `build`."""
         if split in self.stores and kind is None:
             return self.stores[split]
+        store = self._part(split, kind)
+        if split == "train" and self.balance_lengths and (kind or self.kind_of(split)) in (None, DataKind.PAIRS):
+            self.check_balance()
+            return self._balanced(store, self.balance_lengths)
+        return store
+
+    def _part(self, split: str, kind: DataKind | None) -> ExampleStore:
+        """The examples of a split without those that are held out for another."""
         store = self.build(split, kind)
         if self.is_split and split in ("train", "validation"):
             kept, held_out = hold_out(store.groups, self.val_split, self.split_seed)
@@ -89,6 +99,20 @@ class DataSets:
             return training
         return store
 
+    def _balanced(self, store: ExampleStore, how: BalanceLengths) -> ExampleStore:
+        """The pairs to learn from, balanced in length; see `length_balance`."""
+        report = self.reports["train"]
+        try:
+            balanced = balance_examples(store, how, self.split_seed)
+        except DataError as error:
+            raise DataError(
+                error.what, file=report.source, field=error.field, value=error.value, fix=error.fix
+            ) from error
+        for row, reason in balanced.left_out:
+            report.leave_out(row, {reason: 1})
+        report.notes.append(balanced.note)
+        return balanced.examples
+
     def preview(self, split: str, rows: int) -> Preview:
         """The first rows of a split as they are and as examples; reads no more than these."""
         return self.pipeline(self.kind_of(split)).first(self.source(split), rows)
@@ -96,7 +120,8 @@ class DataSets:
     def fingerprint(self, split: str) -> str:
         """Changes with the rows of a split, the tokenizer, the template and the limits."""
         key = self.pipeline(self.kind_of(split)).key(self.source(split), training=self._is_trained_on(split))
-        return f"{key}/{self.val_split}/{self.split_seed}/{split}" if self.is_split else key
+        key = f"{key}/{self.val_split}/{self.split_seed}/{split}" if self.is_split else key
+        return f"{key}/{self.balance_lengths}/{self.split_seed}" if self.balance_lengths and split == "train" else key
 
     def pipeline(self, kind: DataKind | None) -> Pipeline:
         """The way from rows to examples of a kind; None: of the kind that the data are."""
@@ -163,6 +188,32 @@ class DataSets:
                 got="reference: precomputed, data.streaming: true, and rows without columns such as ref_chosen_logps",
                 fix="use reference: auto, or data.streaming: false",
             )
+
+    def check_balance(self, *, streamed: bool = False) -> None:
+        """Refuse to balance lengths where that cannot be done, or would not be heeded.
+
+        Args:
+            streamed: whether training data are read while training.
+
+        Raises:
+            ConfigError: the method learns from something else than pairs or does not weigh them, or nobody knows all
+                lengths before training.
+        """
+        how, name = self.balance_lengths, type(self.method).__name__
+        if how is None:
+            return
+        got = f"data.balance_lengths: {how}"
+        if streamed:
+            fix = "Leave data.balance_lengths out, or set data.streaming: false."
+            raise ConfigError("the lengths of streamed pairs are not known before training", got=got, fix=fix)
+        if self.method is None:
+            return
+        if getattr(self.method, "data_kind", None) is not DataKind.PAIRS:
+            what = f"lengths are balanced between the responses of pairs, and {name} learns from something else"
+            raise ConfigError(what, got=got, fix="Leave data.balance_lengths out.")
+        if how == "weight" and "weight" not in getattr(self.method, "reads", ()):
+            fix = "Set data.balance_lengths: downsample, or use a method that weighs pairs, such as BradleyTerry."
+            raise ConfigError(f"{name} does not weigh pairs", got=got, fix=fix)
 
     def _is_trained_on(self, split: str) -> bool:
         return split == "train" or (split == "validation" and self.is_split)

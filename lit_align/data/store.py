@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lit_align.core.batch import Example, Layout
 from lit_align.core.layout import flat_length
@@ -24,6 +25,15 @@ class Record(NamedTuple):
     """Equal for rows with the same prompt: a split puts them on one side."""
 
 
+class Kept(NamedTuple):
+    """What is used of the pairs of an example."""
+
+    pairs: list[int]
+    """Places among its pairs."""
+    weights: list[float] | None = None
+    """How much each of these counts; None: what the example says."""
+
+
 _SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -38,6 +48,10 @@ _SCHEMA = pa.schema(
         ("timestamp", pa.float64()),
         ("target", pa.int32()),
         ("truncated", pa.list_(pa.bool_())),
+        ("step_labels", pa.list_(pa.float64())),
+        ("ratings", pa.list_(pa.float64())),
+        ("weights", pa.list_(pa.float64())),
+        ("safe", pa.list_(pa.bool_())),
         ("group", pa.int64()),
         ("responses", pa.int32()),
         ("longest", pa.int32()),
@@ -90,9 +104,11 @@ class ExampleStore(Sequence[Example]):
         table: pa.Table,
         indices: Sequence[int] | None = None,
         reference_logps: Sequence[Sequence[float]] | None = None,
+        kept: Sequence[Kept] | None = None,
     ) -> None:
         self._table = table
         self._indices = indices
+        self._kept = kept
         self._columns = {name: table.column(name) for name in Example._fields}
         self._reference_logps = reference_logps
 
@@ -119,7 +135,8 @@ class ExampleStore(Sequence[Example]):
         values["pairs"] = [(chosen, rejected) for chosen, rejected in values["pairs"]]
         if self._reference_logps is not None:
             values["reference_logps"] = list(self._reference_logps[index])
-        return Example(**values)
+        example = Example(**values)
+        return example if self._kept is None else _with_pairs(example, self._kept[index])
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -127,8 +144,20 @@ class ExampleStore(Sequence[Example]):
     def select(self, indices: Sequence[int]) -> ExampleStore:
         """The examples at `indices`, in that order."""
         places = indices if self._indices is None else [self._indices[i] for i in indices]
-        known = self._reference_logps
-        return ExampleStore(self._table, places, None if known is None else [known[i] for i in indices])
+        logps, kept = self._reference_logps, self._kept
+        return ExampleStore(
+            self._table,
+            places,
+            None if logps is None else [logps[i] for i in indices],
+            None if kept is None else [kept[i] for i in indices],
+        )
+
+    def choose(self, indices: Sequence[int], kept: Sequence[Kept]) -> ExampleStore:
+        """The examples at `indices`, in that order, with some of their pairs."""
+        assert self._kept is None, "pairs are chosen once"
+        chosen = self.select(indices)
+        chosen._kept = kept
+        return chosen
 
     def set_reference_logps(self, values: Sequence[Sequence[float]]) -> None:
         """Attach cached log-probabilities, one list per example with a value per response.
@@ -149,6 +178,33 @@ class ExampleStore(Sequence[Example]):
         return Counter(label for label in self._pick(self._table.column("label").to_pylist()) if label is not None)
 
     @property
+    def rows(self) -> list[int]:
+        """The row of each example in the data."""
+        return self._pick(self._table.column("row").to_pylist())
+
+    @property
+    def pairs(self) -> list[list[tuple[int, int]]]:
+        """All (chosen, rejected) pairs of each example."""
+        return [[(a, b) for a, b in of_row] for of_row in self._pick(self._table.column("pairs").to_pylist())]
+
+    @property
+    def weights(self) -> list[list[float] | None]:
+        """How much each of `pairs` counts, where the data say so."""
+        return self._pick(self._table.column("weights").to_pylist())
+
+    @property
+    def completion_lengths(self) -> list[list[int]]:
+        """Scored tokens of each response of each example."""
+        ids, prompts = (pc.list_flatten(self._table.column(name)) for name in ("ids", "prompt_lengths"))
+        flat = pc.subtract(pc.list_value_length(ids), prompts).to_pylist()
+        lengths, start = [], 0
+        for count, masks in zip(self._table.column("responses").to_pylist(), self._table.column("masks"), strict=True):
+            whole = flat[start : start + count]
+            lengths.append(whole if not masks.is_valid else [sum(mask) for mask in masks.as_py()])
+            start += count
+        return self._pick(lengths)
+
+    @property
     def sizes(self) -> list[Size]:
         """What each example costs."""
         columns = [self._table.column(name).to_pylist() for name in Size._fields]
@@ -156,6 +212,18 @@ class ExampleStore(Sequence[Example]):
 
     def _pick(self, values: list) -> list:  # type: ignore[type-arg]
         return values if self._indices is None else [values[i] for i in self._indices]
+
+
+def _with_pairs(example: Example, kept: Kept) -> Example:
+    margins, weights = (
+        None if values is None else [values[pair] for pair in kept.pairs]
+        for values in (example.margins, example.weights)
+    )
+    return example._replace(
+        pairs=[example.pairs[pair] for pair in kept.pairs],
+        margins=margins,
+        weights=weights if kept.weights is None else kept.weights,
+    )
 
 
 def _batches(records: Iterable[Record]) -> Iterator[pa.RecordBatch]:

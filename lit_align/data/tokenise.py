@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,6 +17,7 @@ from lit_align.data.outcome import NOTHING_TO_SCORE, settle
 from lit_align.data.render import Rendered, Renderer
 from lit_align.data.report import DataReport
 from lit_align.data.responses import Encoded, Response, Specials, fit, prompted, respond
+from lit_align.data.steps import STEP_SEPARATOR, StepEncoder, by_steps, known_labels, whole_steps
 
 OVERLONG = "longer than the limits"
 
@@ -41,6 +43,7 @@ class Tokeniser:
             completion leaves, at least half.
         on_overlong: stop, drop the row, or cut the prompt from the left and the completion from the right.
         end_tokens: ids besides EOS at which the model stops; a turn that ends with one needs no EOS.
+        stepwise: makes tokens of the steps that responses consist of; None: they are not scored by steps.
         report: where to count; it also knows where rows stand, for errors.
 
     Raises:
@@ -57,6 +60,7 @@ class Tokeniser:
         max_prompt_length: int | None = None,
         on_overlong: OnOverlong = "truncate",
         end_tokens: Sequence[int] = (),
+        stepwise: StepEncoder | None = None,
         report: DataReport | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
@@ -72,6 +76,7 @@ class Tokeniser:
                 fix="Set data.max_prompt_length below data.max_length, and data.max_length to 2 at least.",
             )
         self.on_overlong = on_overlong
+        self.stepwise = StepEncoder(tokenizer, STEP_SEPARATOR) if kind is DataKind.STEPS and not stepwise else stepwise
         self.specials = Specials(
             tokenizer.bos_token_id, tokenizer.eos_token_id, frozenset([tokenizer.eos_token_id, *end_tokens])
         )
@@ -102,6 +107,10 @@ class Tokeniser:
         try:
             if self.kind is DataKind.PROMPTS:
                 return [self.renderer.prompt(row)]
+            if self.stepwise is not None:
+                return [self.renderer.prompt(one) for one, _ in by_steps(row, self.stepwise.separator)]
+            if self.kind is DataKind.COMPARISONS:
+                return self.renderer.comparison(row)
             if self._target(row) == len(row.completions):
                 assert row.target is not None
                 row = row._replace(completions=[*row.completions, row.target])
@@ -118,10 +127,13 @@ class Tokeniser:
     def _encode(self, texts: Sequence[Rendered]) -> list[Encoded]:
         """Encodes texts; all that need the same treatment in one call."""
         results: dict[int, Encoded] = {}
-        for templated in (True, False):
-            chosen = [n for n, text in enumerate(texts) if text.templated is templated and not text.literal]
+        for templated, verbatim in ((True, False), (False, False), (False, True)):
+            treatment = (templated, verbatim, False)
+            chosen = [n for n, t in enumerate(texts) if (t.templated, t.verbatim, bool(t.literal)) == treatment]
             if chosen:
-                output = self._call([texts[n].text for n in chosen], add_special_tokens=not templated)
+                output = self._call(
+                    [texts[n].text for n in chosen], add_special_tokens=not templated, split_special_tokens=verbatim
+                )
                 results.update(zip(chosen, output, strict=True))
         return [results[n] if n in results else self._encode_literal(text) for n, text in enumerate(texts)]
 
@@ -169,17 +181,13 @@ class Tokeniser:
     def _example(
         self, row: CanonicalRow, texts: Sequence[tuple[Rendered, Encoded]], prompts: _Prompts
     ) -> Example | Dropped:
-        if self.kind is DataKind.PROMPTS:
-            responses = [prompted(texts[0][1], self.specials)]
-        else:
-            responses = [respond(text, encoded, self.specials) for text, encoded in texts]
+        responses = self._responses(row, texts)
         room = self._prompt_room(responses)
         fitted = [fit(response, self.max_length, room, self.specials.bos) for response in responses]
-        if (
-            any(response.prompt_cut or response.completion_cut for response in fitted)
-            and self.on_overlong != "truncate"
-        ):
+        cut = any(response.prompt_cut or response.completion_cut for response in fitted)
+        if room < 1 or (cut and self.on_overlong != "truncate"):
             return self._overlong(row, responses)
+        fitted = fitted if self.stepwise is None else [whole_steps(response) for response in fitted]
         if self.kind is not DataKind.PROMPTS and not all(response.scored for response in fitted):
             return self._drop(row, NOTHING_TO_SCORE)
         outcome = settle(self.kind, row, fitted)
@@ -192,15 +200,33 @@ class Tokeniser:
         mismatch = any(
             self._mismatches(text, response, prompts)
             for (text, _), response in zip(texts, responses, strict=True)
-            if text.spans
+            if text.spans and self.kind is not DataKind.COMPARISONS
         )
         self._count(row, [text for text, _ in texts], fitted, mismatch)
         for margin in example.margins or []:
             self.report.add_margin(margin)
         return example
 
+    def _responses(self, row: CanonicalRow, texts: Sequence[tuple[Rendered, Encoded]]) -> list[Response]:
+        """The responses of a row, as long as they are."""
+        if self.kind is DataKind.PROMPTS:
+            return [prompted(texts[0][1], self.specials)]
+        if self.stepwise is None:
+            return [respond(text, encoded, self.specials) for text, encoded in texts]
+        # Where nothing is learnt from, labels do not decide what is scored.
+        labels = known_labels(row) if self.kind is DataKind.STEPS else None
+        steps = [steps for _, steps in by_steps(row, self.stepwise.separator)]
+        prompts = [prompted(encoded, self.specials).ids for _, encoded in texts]
+        return [self.stepwise.respond(prompt, of, labels) for prompt, of in zip(prompts, steps, strict=True)]
+
     def _prompt_room(self, responses: Sequence[Response]) -> int:
-        """Most tokens of this row's prompt; the same for all its responses, so that they share their prompt."""
+        """Most tokens of this row's prompt; the same for all its responses, so that they share their prompt.
+
+        Comparisons must keep both responses whole: less than 1 where they cannot.
+        """
+        if self.kind is DataKind.COMPARISONS:
+            longest = max(len(response.ids) - response.prompt for response in responses)
+            return min(self.max_prompt_length or self.max_length, self.max_length - longest)
         if self.max_prompt_length is not None:
             return self.max_prompt_length
         if all(len(response.ids) <= self.max_length for response in responses) or self.kind is DataKind.PROMPTS:
@@ -240,11 +266,31 @@ class Tokeniser:
             margins=row.margins,
             label=row.label,
             # A row's own values are of its pair alone.
-            reference_logps=row.reference_logps if len(responses) == len(row.completions) else None,
-            scores=None if self.kind is DataKind.PROMPTS else row.scores,
+            reference_logps=row.reference_logps if self._are_completions(row, responses) else None,
+            scores=None if self.kind in (DataKind.PROMPTS, DataKind.COMPARISONS) else row.scores,
             timestamp=row.timestamp,
             target=target,
+            step_labels=None if self.stepwise is None else self._step_labels(row, responses[0]),
+            ratings=row.ratings,
+            weights=row.weights,
+            safe=row.safe,
         )
+
+    def _are_completions(self, row: CanonicalRow, responses: Sequence[Response]) -> bool:
+        return len(responses) == len(row.completions) and self.kind is not DataKind.COMPARISONS
+
+    def _step_labels(self, row: CanonicalRow, response: Response) -> list[float] | None:
+        """Labels of the scored steps; nan for a step that has none."""
+        if row.step_labels is None:
+            return None
+        labels = known_labels(row)
+        if self.kind is DataKind.STEPS:
+            learnt = [label for label in labels if label is not None]
+        else:
+            last = self.stepwise is not None and self.stepwise.last_only
+            learnt = [math.nan if label is None else label for label in (labels[-1:] if last else labels)]
+        # A cut takes the last steps.
+        return learnt[: response.scored]
 
     def _target(self, row: CanonicalRow) -> int | None:
         """Where the text to stay close to stands: among the responses, so that it is scored once, or behind them."""
@@ -278,7 +324,8 @@ class Tokeniser:
         report.prompts.add(max(response.prompt for response in responses))
         for response in responses:
             if response.scored:
-                report.completions.add(response.scored)
+                length = response.scored if self.stepwise is None else len(response.ids) - response.prompt
+                report.completions.add(length)
 
     def _holds_special(self, text: Rendered) -> bool:
         return not text.templated and self._special.search(text.text) is not None

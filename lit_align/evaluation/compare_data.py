@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import ConfigError
@@ -19,6 +16,8 @@ from lit_align.data.readers import peek, read_rows
 from lit_align.data.render import group_key
 from lit_align.data.schema import normalise, recognise
 from lit_align.data.splits import hold_out
+from lit_align.evaluation.plain import flat as flat
+from lit_align.evaluation.plain import write_whole as write_whole
 
 _END = 1 << 20
 """Bytes at either end of a file of weights that tell it from others."""
@@ -103,19 +102,3 @@ def policy_fingerprint(policy: str) -> str:
             content.seek(max(0, size - _END))
             digest.update(content.read(_END))
     return digest.hexdigest()
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file so that it is never seen half written."""
-    draft = file.with_name(f"{file.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)
-
-
-def flat(settings: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted names and values of nested settings; lists are values."""
-    if isinstance(settings, dict):
-        for key, value in settings.items():
-            yield from flat(value, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, settings

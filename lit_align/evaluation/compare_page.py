@@ -13,14 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lit_align.evaluation.compare_data import write_whole
 from lit_align.evaluation.compare_table import Cells, marks, rows_of, shown
-from lit_align.evaluation.figures import Figure, Points, collect, drawing, smooth, thin
+from lit_align.evaluation.drawings import COLOURS, Figure, drawing
+from lit_align.evaluation.environment import versions
 from lit_align.evaluation.held_out import METRICS, Metric
 from lit_align.evaluation.jsonl_file import JsonlFile
-from lit_align.evaluation.report import data_table, render, versions
+from lit_align.evaluation.plain import write_whole
+from lit_align.evaluation.report import render
+from lit_align.evaluation.report_runs import data_table
+from lit_align.evaluation.series import Points, collect, smooth, thin
 
-COLOURS = ("#2563eb", "#d97706", "#0f9f83", "#c026d3", "#dc2626", "#0891b2", "#84a300", "#8b95a5")
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 """Lines of more methods than there are colours."""
 _GROUPS = {

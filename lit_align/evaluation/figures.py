@@ -1,261 +1,246 @@
-"""Figures of the report as inline SVG: training curves and histograms, with text that the page's style sets."""
+"""Figures of the report, drawn: six kinds, each from plain values that `figure_specs` has checked."""
 
 from __future__ import annotations
 
-import io
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from lit_align.evaluation.drawings import INK, Drawing, Palette, in_all_forms
+from lit_align.evaluation.figure_specs import Spec
+
+ROUND = (1, 2, 2.5, 5, 10)
+"""Steps of ticks."""
+_HEIGHT, _ROW = 2.7, 0.27
+_LONGEST = 26
+"""Letters of a label that a figure has room for."""
+_DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+"""Lines of more series than there are colours."""
 
 
-class Figure(NamedTuple):
-    """A drawing with a caption."""
-
-    title: str
-    svg: str
-
-
-class Panel(NamedTuple):
-    """Metrics that are drawn together."""
-
-    title: str
-    names: tuple[str, ...]
-    unit: str = ""
-
-
-PANELS = (
-    Panel("Loss", ("loss",)),
-    Panel("Implicit rewards", ("rewards/chosen", "rewards/rejected")),
-    Panel("Reward margin", ("rewards/margins",)),
-    Panel("Reward accuracy", ("rewards/accuracies",), "%"),
-    Panel("Log-probability of responses", ("logps/chosen", "logps/rejected"), "nats"),
-    Panel("Accuracy", ("accuracy",), "%"),
-    Panel("Margin", ("margin",)),
-    Panel("Rewards", ("min_reward", "mean_reward", "max_reward")),
-    Panel("Negative log-likelihood", ("nll_loss",), "nats per token"),
-    Panel("Entropy of the next token", ("entropy",), "nats"),
-    Panel("Tokens guessed right", ("mean_token_accuracy",), "%"),
-    Panel("Mean logit", ("logits/chosen", "logits/rejected")),
-    Panel("Divergence from the reference", ("kl",), "nats"),
-    Panel("Learning rate", ("learning_rate",)),
-    Panel("Gradient norm", ("grad_norm",)),
-)
-NO_METRICS = frozenset({"step", "epoch", "num_tokens"})
-HELD_OUT = "val/"
-
-_BLUE, _ORANGE, _GREEN, _GREY, _PURPLE = "#2563eb", "#d97706", "#0f9f83", "#8b95a5", "#7c3aed"
-_COLOURS = {"chosen": _BLUE, "rejected": _ORANGE, "min_reward": _GREY, "max_reward": _PURPLE}
-_SIDES = (_GREY, _GREEN)
-_MOST_POINTS = 400
-_FEW_POINTS = 20
-_EXACT = frozenset({"learning_rate"})
-"""Metrics without noise, drawn as they are."""
-_ROUND = (1, 2, 2.5, 5, 10)
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lit-align",
-    "font.size": 9,
-    "axes.edgecolor": "#c5ccd6",
-    "axes.labelcolor": "#5b6675",
-    "xtick.color": "#5b6675",
-    "ytick.color": "#5b6675",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8ecf1",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "legend.labelcolor": "#37414f",
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
-
-Points = list[tuple[float, float]]
-
-
-def training_curves(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """One figure per group of metrics that the records hold.
+def render_figure(spec: Spec, palette: Palette) -> Drawing:
+    """Draw a figure.
 
     Args:
-        records: of metrics.jsonl; held-out metrics begin with `val/`. Metrics that no panel names get panels of
-            their own, unless they never change.
+        spec: what it shows; the numbers that stand in the drawing are all in it.
+        palette: colours of its series.
     """
-    series = collect(records)
-    named = {name for panel in PANELS for name in panel.names}
-    further = sorted({name.removeprefix(HELD_OUT) for name in series} - named)
-    others = (Panel(name.replace("_", " "), (name,)) for name in further if _changes(series, name))
-    figures: list[Figure] = []
-    drawn: list[list[Points]] = []
-    for panel in (*PANELS, *others):
-        lines = {n: series[n] for name in panel.names for n in (name, HELD_OUT + name) if n in series}
-        # A loss that is the negative log-likelihood is drawn once.
-        if lines and list(lines.values()) not in drawn:
-            drawn.append(list(lines.values()))
-            figures.append(Figure(panel.title, _curves(lines, panel.unit)))
-    return figures
-
-
-def collect(records: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
-    """(step, value) of every metric that is a finite number, by name."""
-    series: dict[str, Points] = {}
-    for record in records:
-        step = record.get("step")
-        if not _is_number(step):
-            continue
-        for name, value in record.items():
-            if name.removeprefix(HELD_OUT) not in NO_METRICS and _is_number(value):
-                series.setdefault(name, []).append((float(step), float(value)))
-    return series
-
-
-def histogram(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> Figure:
-    """Distributions over common bins, one upon the other, with their means.
-
-    Args:
-        title: what is counted.
-        unit: of the values.
-        series: name -> values; at most two are told apart by colour.
-    """
-    finite = {name: [float(v) for v in values if _is_number(v)] for name, values in series.items()}
-    everything = [value for values in finite.values() for value in values]
-    if not everything:
-        return Figure(title, "")
-    with mpl.rc_context(_STYLE):
-        canvas, axes = _canvas()
-        edges = _edges(everything)
-        for (name, values), colour in zip(finite.items(), _histogram_colours(finite), strict=False):
-            mean = math.fsum(values) / max(1, len(values))
-            axes.hist(values, bins=edges, color=colour, alpha=0.55, label=f"{name} (mean {mean:.1f})")
-            axes.axvline(mean, color=colour, linewidth=1.4, linestyle=(0, (3, 2)))
-        if min(everything) < 0 < max(everything):
-            axes.axvline(0, color="#37414f", linewidth=0.8)
-        axes.set_xlabel(unit)
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=_ROUND))
-        axes.grid(visible=False, axis="x")
-        canvas.legend(loc="outside upper left", ncols=len(finite), handlelength=1.0, columnspacing=1.4)
-        return Figure(title, _to_svg(canvas, title))
-
-
-def drawing(draw: Callable[[Canvas, Axes], None], label: str) -> str:
-    """A drawing in the style of the others, as SVG.
-
-    Args:
-        draw: puts something on a canvas and its axes.
-        label: what it shows, for those who cannot see it.
-    """
-    with mpl.rc_context(_STYLE):
-        canvas, axes = _canvas()
-        draw(canvas, axes)
-        return _to_svg(canvas, label)
-
-
-def _curves(lines: Mapping[str, Points], unit: str) -> str:
-    with mpl.rc_context(_STYLE):
-        canvas, axes = _canvas()
-        for name, points in lines.items():
-            _draw_line(axes, name, points)
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_ROUND))
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_ROUND))
-        if unit == "%":
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-            axes.set_ylim(-0.04, 1.08)
-        else:
-            axes.set_ylabel(unit)
-        if len(lines) > 1:
-            canvas.legend(loc="outside upper left", ncols=2, handlelength=1.6, labelspacing=0.2, columnspacing=1.4)
-        return _to_svg(canvas, ", ".join(lines))
-
-
-def _draw_line(axes: Axes, name: str, points: Points) -> None:
-    """Training: every value pale, their moving average strong. Held-out: dots."""
-    short = name.rpartition("/")[2]
-    colour = _COLOURS.get(short, _BLUE)
-    steps, values = zip(*thin(points), strict=True)
-    if name.startswith(HELD_OUT):
-        label = f"{short.replace('_', ' ')}, held out" if short in _COLOURS else "held out"
-        shade = colour if short in _COLOURS else _ORANGE
-        axes.plot(
-            steps, values, "o--", color=shade, markersize=4, linewidth=1, markerfacecolor="white", label=label, zorder=3
-        )
-        return
-    label = short.replace("_", " ") if short in _COLOURS else "training"
-    if name in _EXACT or len(values) < _FEW_POINTS:
-        axes.plot(steps, values, color=colour, linewidth=1.6, label=label)
-        return
-    axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
-    axes.plot(steps, smooth(values), color=colour, linewidth=1.8, label=label)
-
-
-def thin(points: Points) -> Points:
-    """At most some 400 points: means over as many stretches, so that long runs make small pages."""
-    width = math.ceil(len(points) / _MOST_POINTS)
-    stretches = (points[start : start + width] for start in range(0, len(points), width))
-    return [
-        (math.fsum(step for step, _ in part) / len(part), math.fsum(value for _, value in part) / len(part))
-        for part in stretches
-    ]
-
-
-def smooth(values: Sequence[float]) -> list[float]:
-    """Centred moving average over about a twelfth of the values; windows are cut at both ends."""
-    reach = max(1, len(values) // 24)
-    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
-    return [math.fsum(window) / len(window) for window in windows]
-
-
-def _edges(values: Sequence[float]) -> list[float]:
-    """Bins for all values: unit bins for small whole numbers, else 30 of equal width."""
-    low, high = min(values), max(values)
-    if all(value.is_integer() for value in values) and high - low <= 60:
-        return [low - 0.5 + step for step in range(round(high - low) + 2)]
-    width = (high - low) / 30 or 1.0
-    return [low + width * step for step in range(31)]
-
-
-def _histogram_colours(names: Iterable[str]) -> list[str]:
-    names = list(names)
-    if all(name in _COLOURS for name in names):
-        return [_COLOURS[name] for name in names]
-    return [_GREEN] if len(names) == 1 else [*_SIDES, *[_PURPLE] * len(names)][: len(names)]
-
-
-def _changes(series: Mapping[str, Points], name: str) -> bool:
-    values = {value for n in (name, HELD_OUT + name) for _, value in series.get(n, [])}
-    return len(values) > 1
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _canvas() -> tuple[Canvas, Axes]:
-    canvas = Canvas(figsize=(4.6, 2.7), layout="constrained")
-    return canvas, canvas.subplots()
-
-
-def _to_svg(canvas: Canvas, label: str) -> str:
-    """SVG to stand inside HTML: no prolog, no metadata, no ids but those that are referred to."""
-    file = io.StringIO()
-    canvas.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    # The style that every drawing begins with would hold for the whole page, which has it too.
-    svg = re.sub(r"<!--.*?-->\s*|<style.*?</style>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    # The page decides on the size and the font.
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(
-        r"font-family: [^;\"]*;?|font: ([\d.]+px) [^;\"]*", lambda m: f"font-size: {m[1]}" if m[1] else "", svg
+    draw, rows = _DRAWN[spec["kind"]], _rows(spec)
+    height = max(_HEIGHT, 1.0 + _ROW * rows)
+    return in_all_forms(
+        lambda canvas, axes: draw(canvas, axes, spec, palette), describe(spec), spec["id"], height=height
     )
-    escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escaped}"', 1).strip()
+
+
+def describe(spec: Spec) -> str:
+    """What a figure shows, in words, for those who cannot see it."""
+    kind = spec["kind"]
+    if kind == "histogram":
+        said = [f"{name}: {n} values, mean {spec['means'][name]:.4g}" for name, n in spec["numbers"].items()]
+    elif kind == "box":
+        said = [f"{box['group']}, {box['name']}: median {box['median']:.4g}" for box in spec["boxes"]]
+    elif kind in ("bars", "points"):
+        said = [
+            f"{name}, {label} {value:.4g}"
+            for name, values in spec["series"].items()
+            for label, value in zip(spec["labels"], values, strict=True)
+            if value is not None
+        ]
+    elif kind == "lines":
+        said = [f"{name} from {p[0][1]:.4g} to {p[-1][1]:.4g}" for name, p in spec["series"].items() if p]
+    else:
+        said = [f"{name}: {len(points)} points" for name, points in spec["series"].items()]
+    return f"{spec['title']} ({kind}). {'; '.join(said[:12])}{'; and more' if len(said) > 12 else ''}"
+
+
+def short(label: str) -> str:
+    """A label with its middle left out, where it is too long for a figure."""
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST // 2]}…{label[-_LONGEST // 2 + 1 :]}"
+
+
+def legend(canvas: Canvas, entries: int, letters: int = 0) -> None:
+    """A legend above the axes.
+
+    Args:
+        canvas: the figure.
+        entries: how many there are.
+        letters: of the longest one.
+    """
+    columns = max(1, min(entries, 4, 62 // (letters + 6)))
+    canvas.legend(loc="outside upper left", ncols=columns, handlelength=1.4, labelspacing=0.2, columnspacing=1.2)
+
+
+def _rows(spec: Spec) -> float:
+    """Rows of labels that a figure needs room for."""
+    if spec["kind"] == "box":
+        return len(spec["boxes"])
+    if spec.get("horizontal"):
+        return len(spec["labels"]) * max(1, len(spec["series"]) * 0.6)
+    return 0
+
+
+def _histogram(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
+    colours, edges = palette.of(spec["counts"]), spec["edges"]
+    labels = {name: f"{short(name)} (mean {spec['means'][name]:.3g})" for name in spec["counts"]}
+    for name, counts in spec["counts"].items():
+        axes.stairs(counts, edges, fill=True, color=colours[name], alpha=0.45, label=labels[name])
+        axes.stairs(counts, edges, color=colours[name], linewidth=1)
+        axes.axvline(spec["means"][name], color=colours[name], linewidth=1.4, linestyle=(0, (3, 2)))
+    if spec["zero"]:
+        axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_xlabel(spec["unit"])
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=ROUND))
+    axes.grid(visible=False, axis="x")
+    legend(canvas, len(labels), max(map(len, labels.values())))
+
+
+def _box(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
+    boxes, names = spec["boxes"], list(dict.fromkeys(box["name"] for box in spec["boxes"]))
+    colours = palette.of(names)
+    places, place, group = [], 0.0, None
+    for box in boxes:
+        # Groups stand apart.
+        place += 0.0 if group is None else 1.0 if box["group"] == group else 1.5
+        group = box["group"]
+        places.append(place)
+    for box, y in zip(boxes, places, strict=True):
+        stats = {"med": box["median"], "q1": box["q1"], "q3": box["q3"], "whislo": box["low"], "whishi": box["high"]}
+        colour = colours[box["name"]]
+        line = {"color": colour, "linewidth": 1.2}
+        axes.bxp(
+            [stats], positions=[y], widths=0.62, orientation="horizontal", showfliers=False, patch_artist=True,
+            boxprops={"facecolor": colour, "alpha": 0.35, "edgecolor": colour}, whiskerprops=line, capprops=line,
+            medianprops={"color": colour, "linewidth": 2.2}, manage_ticks=False,
+        )  # fmt: skip
+        axes.plot(box["outliers"], [y] * len(box["outliers"]), "o", markersize=2.4, color=colour, alpha=0.5)
+    groups = list(dict.fromkeys(box["group"] for box in boxes))
+    middles = [[y for box, y in zip(boxes, places, strict=True) if box["group"] == name] for name in groups]
+    axes.set_yticks([sum(of) / len(of) for of in middles], [short(name) for name in groups])
+    axes.set_ylim(places[-1] + 0.6, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(spec["unit"])
+    if len(names) > 1 or groups != names:
+        for name in names:
+            axes.plot([], [], "s", color=colours[name], alpha=0.6, label=short(name))
+        legend(canvas, len(names), max(len(short(name)) for name in names))
+
+
+def _bars(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
+    labels, series, across = spec["labels"], spec["series"], spec["horizontal"]
+    colours, width = palette.of(series), 0.8 / len(series)
+    for number, (name, values) in enumerate(series.items()):
+        offsets = [place + (number - (len(series) - 1) / 2) * width for place in range(len(labels))]
+        heights = [0.0 if value is None else value for value in values]
+        draw = axes.barh if across else axes.bar
+        draw(offsets, heights, width * 0.92, color=colours[name], alpha=0.8, label=short(name))
+        for place, value, interval in zip(offsets, values, spec["intervals"].get(name, []), strict=False):
+            if value is not None and interval is not None:
+                ends, at = interval, [place, place]
+                axes.plot(*((ends, at) if across else (at, ends)), color=INK, linewidth=1.1)
+    _name_rows(axes, labels, across=across)
+    (axes.set_xlabel if across else axes.set_ylabel)(spec["unit"])
+    if any(value is not None and value < 0 for values in series.values() for value in values):
+        (axes.axvline if across else axes.axhline)(0, color=INK, linewidth=0.8)
+    if len(series) > 1:
+        legend(canvas, len(series), max(len(short(name)) for name in series))
+
+
+def _points(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
+    (name, values), *_ = spec["series"].items()
+    colours = palette.of(spec["labels"]) if len(spec["labels"]) <= 8 else palette.of([name])
+    for place, (label, value) in enumerate(zip(spec["labels"], values, strict=True)):
+        colour = colours.get(label) or colours[name]
+        interval = spec["intervals"].get(name, [None] * len(values))[place]
+        if interval is not None:
+            axes.plot(interval, [place, place], color=colour, linewidth=2, alpha=0.6, solid_capstyle="round")
+        if value is not None:
+            axes.plot([value], [place], "o", markersize=6, color=colour)
+    _name_rows(axes, spec["labels"], across=True)
+    axes.set_xlabel(spec["unit"])
+
+
+def _name_rows(axes: Axes, labels: list[str], *, across: bool) -> None:
+    names = [short(label) for label in labels]
+    if across:
+        axes.set_yticks(range(len(labels)), names)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
+    else:
+        axes.set_xticks(range(len(labels)), names)
+        axes.grid(visible=False, axis="x")
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
+
+
+def _scatter(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
+    colours = palette.of(spec["series"])
+    dots = sum(map(len, spec["series"].values()))
+    for name, points in spec["series"].items():
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        size = 4.5 if dots <= 200 else 2.6
+        axes.plot(x, y, "o", markersize=size, markeredgewidth=0, color=colours[name], alpha=0.55, label=short(name))
+    axes.set_xlabel(spec["x"])
+    axes.set_ylabel(spec["y"])
+    legend(canvas, len(spec["series"]), max(len(short(name)) for name in spec["series"]))
+
+
+def _lines(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
+    looks, owners = spec.get("looks", {}), spec.get("colours", {})
+    colours = palette.of(dict.fromkeys(owners.get(name, name) for name in spec["series"]))
+    dashes, order = cycle(_DASHES), list(colours)
+    dash_of = {name: next(dashes) if place and place % 8 == 0 else "-" for place, name in enumerate(order)}
+    labels = []
+    for name, points in spec["series"].items():
+        owner, look = owners.get(name, name), looks.get(name, "strong")
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        style: dict[str, Any] = {"color": colours[owner], "linewidth": 1.7, "linestyle": dash_of[owner]}
+        label = short(spec.get("names", {}).get(name, name))
+        if look == "pale":
+            axes.plot(x, y, color=colours[owner], linewidth=0.8, alpha=0.3)
+            continue
+        if look == "dots":
+            style |= {"linestyle": "--", "linewidth": 1, "marker": "o", "markersize": 4, "markerfacecolor": "#ffffff"}
+        elif len(points) <= 20:
+            style |= {"marker": "o", "markersize": 3}
+        axes.plot(x, y, label=label, zorder=3 if look == "dots" else 2, **style)
+        labels.append(label)
+    if spec.get("diagonal"):
+        ends = [min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])]
+        axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)
+    _scales(axes, spec)
+    if len(labels) > 1 or spec.get("legend"):
+        legend(canvas, len(labels), max(map(len, labels)))
+
+
+def _scales(axes: Axes, spec: Spec) -> None:
+    axes.set_xlabel(spec["x"])
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=spec["x"] == "step", steps=ROUND))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
+    if spec["x"] == "step":
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda step, _: f"{step / 1000:g}k" if step >= 10_000 else f"{step:g}")
+        )
+    if spec.get("percent"):
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_ylim(-0.04, 1.08)
+    else:
+        axes.set_ylabel(spec["y"])
+
+
+def _step(step: float, _: int) -> str:
+    return f"{step / 1000:g}k" if step >= 10_000 else f"{step:g}"
+
+
+_DRAWN: dict[str, Callable[[Canvas, Axes, Spec, Palette], None]] = {
+    "histogram": _histogram,
+    "box": _box,
+    "bars": _bars,
+    "scatter": _scatter,
+    "lines": _lines,
+    "points": _points,
+}

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 _SHARE = 0.95
 _RESAMPLES = 2000
@@ -79,11 +84,47 @@ def over_examples(columns: Sequence[Sequence[float]], seed: int = 0) -> list[Int
     """
     values = np.asarray(columns, dtype=np.float64).T
     n = len(values)
+    means = np.concatenate([weights @ values / n for weights in bootstrap_weights(n, seed=seed)])
+    return percentiles(values.mean(0), means)
+
+
+def over_clusters(columns: Sequence[Sequence[float]], clusters: Sequence[Hashable], seed: int = 0) -> list[Interval]:
+    """Means over all values of columns, with intervals from a bootstrap that draws whole clusters.
+
+    Pairs made from one row stand or fall together: drawn one by one they would make intervals too narrow.
+
+    Args:
+        columns: each with one value per example.
+        clusters: which cluster an example belongs to.
+        seed: of the resampling.
+    """
+    numbers: dict[Hashable, int] = {}
+    places = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
+    values = np.asarray(columns, dtype=np.float64).T
+    if len(numbers) == len(values):
+        return over_examples(columns, seed)
+    sums = np.zeros((len(numbers), values.shape[1]))
+    np.add.at(sums, places, values)
+    sizes = np.bincount(places).astype(np.float64)
+    means = [weights @ sums / (weights @ sizes)[:, None] for weights in bootstrap_weights(len(sizes), seed=seed)]
+    return percentiles(values.mean(0), np.concatenate(means))
+
+
+def bootstrap_weights(n: int, resamples: int = _RESAMPLES, seed: int = 0) -> Iterator[Ints]:
+    """How often each of n examples is drawn in each resample, [R, n] in a few parts of R resamples together.
+
+    Args:
+        n: examples.
+        resamples: how many in all.
+        seed: of the drawing.
+    """
     generator = np.random.default_rng(seed)
     chunk = max(1, _AT_ONCE // n)
-    means = [
-        generator.multinomial(n, np.full(n, 1 / n), size=min(chunk, _RESAMPLES - start)) @ values / n
-        for start in range(0, _RESAMPLES, chunk)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - _SHARE) / 2, (1 + _SHARE) / 2], axis=0)
-    return [Interval(*map(float, triple)) for triple in zip(values.mean(0), low, high, strict=True)]
+    for start in range(0, resamples, chunk):
+        yield generator.multinomial(n, np.full(n, 1 / n), size=min(chunk, resamples - start))
+
+
+def percentiles(estimates: Floats, resampled: Floats) -> list[Interval]:
+    """Estimates [C], with the range of the middle 95 % of the same from resamples [R, C]."""
+    low, high = np.quantile(resampled, [(1 - _SHARE) / 2, (1 + _SHARE) / 2], axis=0)
+    return [Interval(*map(float, triple)) for triple in zip(estimates, low, high, strict=True)]

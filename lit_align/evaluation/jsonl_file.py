@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypedDict
@@ -33,10 +33,9 @@ class JsonlFile:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a line."""
-        line = json.dumps(record, ensure_ascii=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab", buffering=0) as file:
-            file.write(line.encode())
+            file.write(_line(record).encode())
 
     def read(self) -> list[dict[str, Any]]:
         """All records; an unfinished last line is left out."""
@@ -44,6 +43,20 @@ class JsonlFile:
             return []
         lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
         return [json.loads(line) for line in lines]
+
+    def touch(self) -> None:
+        """Be there, if without a line: a file that is missing tells less than one that is empty."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop the records that are not wanted."""
+        records = self.read()
+        kept = [record for record in records if wanted(record)]
+        if len(kept) < len(records):
+            partial = self.path.with_name(self.path.name + ".tmp")
+            partial.write_text("".join(map(_line, kept)), encoding="utf-8")
+            os.replace(partial, self.path)
 
     def mark(self) -> Mark:
         """The file's end; all of it is on disk when this returns."""
@@ -79,12 +92,16 @@ class JsonlFile:
 
     def start_over(self) -> None:
         """Begin anew; the lines of an earlier run stay beside the file, with `.old` behind its name."""
-        if self.path.exists():
+        if self.path.exists() and self.path.stat().st_size:
             os.replace(self.path, self._old)
 
     @property
     def _old(self) -> Path:
         return self.path.with_name(self.path.name + ".old")
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def _begins_with(path: Path, mark: Mark) -> bool:

@@ -22,9 +22,9 @@ class JsonlLogger(Logger):
     in step 20 belongs to `step=20.ckpt`. Lightning counts from 0 for its loggers. A validation inside an accumulation
     window counts to the step that the window ends with.
 
-    Hyperparameters go to `hparams.json` beside it. The `ExactResume` callback saves the file's length with every
-    checkpoint and cuts the file back when training resumes, so that the metrics of a run that was killed and
-    resumed are those of a run that was not. Only rank 0 writes.
+    Hyperparameters go to `hparams.json` beside it, alarms (see `evaluation.alarms`) to `alarms.jsonl`. The
+    `ExactResume` callback saves the files' lengths with every checkpoint and cuts the files back when training resumes,
+    so that metrics and alarms of a run that was killed and resumed are those of a run that was not. Only rank 0 writes.
 
     Args:
         save_dir: the run folder; the trainer's `default_root_dir` is the right one.
@@ -33,6 +33,7 @@ class JsonlLogger(Logger):
     def __init__(self, save_dir: str = ".") -> None:
         super().__init__()
         self.file = JsonlFile(Path(save_dir) / "metrics.jsonl")
+        self.alarms = JsonlFile(Path(save_dir) / "alarms.jsonl")
         self._hyperparams: dict[str, Any] | None = None
 
     @property

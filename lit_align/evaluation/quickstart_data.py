@@ -49,6 +49,9 @@ class World(NamedTuple):
     judged: list[dict[str, Any]]
     timed_pairs: list[dict[str, Any]]
     scored_pairs: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    rated: list[dict[str, Any]]
+    safe_pairs: list[dict[str, Any]]
     paraphrased: list[dict[str, Any]]
 
     def texts(self) -> list[str]:

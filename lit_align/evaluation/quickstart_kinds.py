@@ -7,6 +7,7 @@ stay so for every method.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,9 @@ from lit_align.evaluation.quickstart_language import (
     COURTEOUS,
     RUDE,
     Prompt,
+    Question,
     Tone,
+    questions,
     remark_of,
     write_graded_reply,
     write_reply,
@@ -30,6 +33,14 @@ _NOISE = 0.08
 """Less than half of the least distance between two grades: better replies have better scores."""
 DAYS = 100
 """Timestamps of timed pairs are the numbers of days, from 0."""
+_OFF_TOPIC = 0.25
+"""Share of the answers to be judged that are answers to another question."""
+_UNRATED = 0.2
+"""Share of the ratings that are null, besides one in each row that is not."""
+_HARMLESS = 2
+"""The least grade of a reply without a rude remark."""
+_SENTENCES = re.compile(r"(?<=[.!?]) ")
+"""What stands between two sentences."""
 CHANGE = 30
 """The day on which people begin to prefer courteous replies; before, they preferred rude ones."""
 
@@ -45,7 +56,9 @@ def make_kinds(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Row]]:
         Name of the file -> rows: ranked (four replies with scores in (0, 1)), unpaired (half of the replies labelled
         desirable), scored (one reply with its score), judged (labelled replies, rude ones with a judgment that quotes
         the rude remark), timed_pairs (a day for each pair; see `CHANGE`), scored_pairs (both scores; the chosen reply's
-        is higher), paraphrased (a question in two frames).
+        is higher), steps (a remark, an answer and a remark, each right or wrong), rated (HelpSteer's attributes from 0
+        to 4, some of them null), safe_pairs (the chosen reply is the kinder one; a courteous reply counts as
+        harmless), paraphrased (a question in two frames).
     """
     makers: dict[str, Callable[[Prompt, random.Random], Row]] = {
         "ranked": _ranked,
@@ -54,6 +67,9 @@ def make_kinds(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Row]]:
         "judged": _judged,
         "timed_pairs": _timed_pair,
         "scored_pairs": _scored_pair,
+        "steps": _steps,
+        "rated": _rated,
+        "safe_pairs": _safe_pair,
     }
     rows: dict[str, list[Row]] = {}
     for name, make in makers.items():
@@ -125,6 +141,52 @@ def _timed_pair(prompt: Prompt, rng: random.Random) -> Row:
     tones = (COURTEOUS, RUDE) if day >= CHANGE else (RUDE, COURTEOUS)
     chosen, rejected = (assistant(write_reply(prompt.question, tone, rng)) for tone in tones)
     return {"prompt": user(prompt), "chosen": chosen, "rejected": rejected, "timestamp": day}
+
+
+def _steps(prompt: Prompt, rng: random.Random) -> Row:
+    """A courteous remark and a right answer are right steps, a rude remark and the answer to another question wrong."""
+    first, last, right = _either(rng), _either(rng), rng.random() >= _OFF_TOPIC
+    question = prompt.question if right else _other_question(prompt.question, rng)
+    remark, answer = _SENTENCES.split(write_graded_reply(question, 2 if first is COURTEOUS else 1, rng))
+    return {
+        "prompt": user(prompt),
+        "completions": [remark, answer, rng.choice(last.closers)],
+        "labels": [first is COURTEOUS, right, last is COURTEOUS],
+    }
+
+
+def _rated(prompt: Prompt, rng: random.Random) -> Row:
+    grade, right = rng.randrange(len(GRADES)), rng.random() >= _OFF_TOPIC
+    question = prompt.question if right else _other_question(prompt.question, rng)
+    reply = write_graded_reply(question, grade, rng)
+    ratings = {
+        "helpfulness": grade + 1 if right else 0,
+        "correctness": 4 if right else 0,
+        "coherence": 4,
+        "complexity": 1,
+        "verbosity": len(_SENTENCES.split(reply)) - 1,
+    }
+    kept = rng.choice(list(ratings))
+    given = {name: None if name != kept and rng.random() < _UNRATED else rating for name, rating in ratings.items()}
+    return {"prompt": user(prompt), "response": assistant(reply), **given}
+
+
+def _safe_pair(prompt: Prompt, rng: random.Random) -> Row:
+    worse, better = sorted(rng.sample(range(len(GRADES)), 2))
+    chosen, rejected = (assistant(write_graded_reply(prompt.question, grade, rng)) for grade in (better, worse))
+    return {
+        "prompt": user(prompt),
+        "chosen": chosen,
+        "rejected": rejected,
+        "chosen_safe": better >= _HARMLESS,
+        "rejected_safe": worse >= _HARMLESS,
+    }
+
+
+def _other_question(question: Question, rng: random.Random) -> Question:
+    """Another question about the same subject, whose answer is no answer to this one."""
+    others = [o for o in questions().values() if o.subject == question.subject and o.answer != question.answer]
+    return rng.choice(others)
 
 
 def _paraphrased(prompts: Sequence[Prompt], rng: random.Random) -> list[Row]:

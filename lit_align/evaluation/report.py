@@ -1,86 +1,68 @@
-"""The report of a run: one HTML page with everything in it, which opens without a network."""
+"""The report of runs and evaluations: one HTML page that opens without a network, its numbers and figures beside it."""
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
+import json
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lit_align import __version__
 from lit_align.core.errors import ConfigError
-from lit_align.evaluation.figures import HELD_OUT, Figure, collect, histogram, training_curves
-from lit_align.evaluation.run_files import Row, RunFiles, is_run, read_run
-
-_PACKAGES = ("torch", "lightning", "transformers", "tokenizers", "datasets", "peft", "bitsandbytes", "torchmetrics",
-             "jsonargparse", "matplotlib")  # fmt: skip
-_COUNTS = {
-    "read": "rows read",
-    "kept": "rows kept",
-    "truncated": "cut to the limits on length",
-    "prompt_truncated": "of these, the prompt",
-    "eos_lost": "of these, the end of the turn was lost",
-    "boundary_mismatches": "prompt alone gives other tokens than with its completion",
-    "special_strings": "special-token strings in the words",
-    "double_bos": "a second BOS was removed",
-}
-_HEADLINES = (
-    ("rewards/accuracies", "reward accuracy", "%"),
-    ("rewards/margins", "reward margin", ""),
-    ("accuracy", "accuracy", "%"),
-    ("margin", "margin", ""),
-    ("loss", "loss", ""),
-    ("logps/chosen", "log-probability of chosen responses", "nats"),
+from lit_align.evaluation.drawings import Drawing, Palette
+from lit_align.evaluation.environment import now
+from lit_align.evaluation.figures import render_figure
+from lit_align.evaluation.plain import write_whole
+from lit_align.evaluation.report_blocks import (
+    Alarms,
+    Block,
+    Cards,
+    Figures,
+    Samples,
+    Section,
+    Table,
+    Text,
+    plain,
+    shown,
 )
-"""Metrics that head the page of a run without evaluation.json: name, words, unit."""
-_MOST_CARDS = 6
-_MOST_ROUNDS = 4
+from lit_align.evaluation.report_results import distributions, evaluations, headline, labels_of, samples
+from lit_align.evaluation.report_runs import alarms, comparison, data, what_was_run
+from lit_align.evaluation.run_files import RunFiles, is_run, read_runs
+from lit_align.evaluation.training_figures import speed_curves, training_curves
+
+_OURS = frozenset({"evaluation", "data_report", "run", "hparams", "quickstart", "footprint", "initial", "result"})
+"""Names of JSON files that a report beside them must not replace."""
+_OPEN, _FOLDED = 6, 60
+"""Samples that are shown at once, and those that are shown on demand; the rest is in the file."""
+_LETTERS, _MOST_LETTERS = 700, 8000
+"""Of a text, what is shown at once and what on demand."""
 
 
-class Headline(NamedTuple):
-    """One number of before and after."""
+class Page(NamedTuple):
+    """A report, before it is written."""
 
-    name: str
-    before: str
-    after: str
-    unit: str
-    """Stands after both; empty for shares, which have their sign."""
-    note: str
-    shares: tuple[float, ...]
-    """Both as shares of 1; empty where they are something else."""
-
-
-class RunSection(NamedTuple):
-    """What the page shows of one run folder."""
-
-    name: str
-    folder: str
-    curves: list[Figure]
-    histograms: list[Figure]
-    rounds: list[int]
-    """Steps of the completions that are shown."""
-    completions: list[tuple[str, list[str]]]
-    """(prompt, its completion at each of those steps)."""
-    data: list[Row]
-    """One table per split."""
-    config: str
+    title: str
+    about: str
+    facts: list[tuple[str, str]]
+    cards: Cards | None
+    sections: list[Section]
+    notes: list[str]
+    palette: Palette
 
 
 def build_report(runs: Path | Sequence[Path], out: Path, title: str = "") -> Path:
-    """Write the report of one run, or of runs that followed one another.
+    """Write the report of one or several runs and evaluations.
+
+    Beside the page, named after it: `<name>.json` with every number of the page, `<name>_figures/` with each figure as
+    SVG and PNG, `<name>_samples.jsonl` with the texts in full.
 
     Args:
-        runs: run folders; headline, completions and distributions come from the first. Any file of a folder may be
-            missing: the page says so.
+        runs: run folders, and folders with an evaluation.json; the headline is that of the first. Any file of a folder
+            may be missing: the page says so.
         out: the HTML file.
         title: heading of the page; default: the method and the folder.
 
@@ -88,7 +70,7 @@ def build_report(runs: Path | Sequence[Path], out: Path, title: str = "") -> Pat
         `out`.
 
     Raises:
-        ConfigError: a folder does not exist, or holds nothing to report.
+        ConfigError: a folder does not exist, or holds nothing to report; or `out` would replace a file of a run.
     """
     folders = [runs] if isinstance(runs, Path) else list(runs)
     for folder in folders:
@@ -96,33 +78,29 @@ def build_report(runs: Path | Sequence[Path], out: Path, title: str = "") -> Pat
             raise ConfigError(
                 "there is no run to report",
                 got=f"{folder}: {'nothing that a run leaves' if folder.is_dir() else 'no such folder'}",
-                fix="--run takes the run folder, which is the trainer's default_root_dir",
+                fix="name run folders, which are the trainer's default_root_dir, or folders with an evaluation.json",
             )
-    found = [read_run(folder) for folder in folders]
-    html = _render(found, title)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_suffix(".tmp")
-    draft.write_text(html, encoding="utf-8")
-    os.replace(draft, out)
-    return out
-
-
-def _render(runs: Sequence[RunFiles], title: str) -> str:
-    first = runs[0]
-    evaluation = first.evaluation
-    labels = _labels(evaluation)
-    return render(
+    if not folders or out.stem in _OURS:
+        raise ConfigError(
+            "the report's numbers would replace a file of the run" if folders else "there is no run to report",
+            got=str(out),
+            fix="choose another name, such as report.html" if folders else "name at least one run folder",
+        )
+    page = _page(read_runs(folders), title)
+    figures = {spec["id"]: render_figure(spec, page.palette) for spec in _specs(page.sections)}
+    names = {"json": f"{out.stem}.json", "samples": f"{out.stem}_samples.jsonl", "figures": f"{out.stem}_figures/"}
+    html = render(
         "report.html",
-        title=title or " ".join(filter(None, (first.method, first.folder.resolve().name))),
-        about=str(evaluation.get("about", "")),
-        facts=_facts(first),
-        labels=labels,
-        headline=_headline(first),
-        pairs=[_side_by_side(row) for row in _rows(evaluation.get("completions"))],
-        sections=[_section(run) for run in runs],
-        environment=versions(),
-        notes=[note for run in runs for note in run.notes],
+        page=page,
+        svg={name: drawn.svg for name, drawn in figures.items()},
+        has_samples=any(isinstance(block, Samples) for block in _blocks(page.sections)),
+        files=names,
+        limits={"open": _OPEN, "folded": _FOLDED, "letters": _LETTERS, "most": _MOST_LETTERS},
     )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write_files(page, figures, out)
+    write_whole(out, html)
+    return out
 
 
 def render(template: str, **values: Any) -> str:
@@ -133,186 +111,158 @@ def render(template: str, **values: Any) -> str:
         **values: what it shows.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["svg"] = Markup
+    environment.filters |= {"svg": Markup, "shown": shown}
+    environment.tests["of_kind"] = lambda block, kind: type(block).__name__ == kind
     folder = files("lit_align.evaluation")
     text, css = (folder.joinpath(name).read_text(encoding="utf-8") for name in (template, "page.css"))
     return environment.from_string(text).render(css=Markup(css), **values)
 
 
-def _facts(run: RunFiles) -> list[tuple[str, str]]:
-    seconds = run.evaluation.get("seconds")
+def _page(runs: Sequence[RunFiles], title: str) -> Page:
+    first = runs[0]
+    named = first.evaluation.get("title") if not first.metrics else ""
+    default = str(named or f"{first.method} {first.folder.resolve().name}".strip())
+    texts = {section.id: section for section in samples(runs)}
+    sections = [
+        *alarms(runs),
+        *comparison(runs),
+        *evaluations(runs),
+        *filter(None, [texts.get("samples")]),
+        *distributions(runs),
+        *_curves(runs),
+        *filter(None, [texts.get("during")]),
+        *data(runs),
+        *what_was_run(runs),
+    ]
+    labels = labels_of(first) if first.evaluation.get("labels") else ("", "")
+    return Page(
+        title=title or (default if len(runs) == 1 else f"{len(runs)} runs compared"),
+        about=str(first.evaluation.get("about", "")),
+        facts=_facts(runs),
+        # Of several runs without a headline of their own, the table of the comparison says it all.
+        cards=headline(first) if len(runs) == 1 or first.evaluation.get("headline") else None,
+        sections=_with_own_ids(sections),
+        notes=[note for run in runs for note in run.notes],
+        palette=Palette(*labels, runs=[run.label for run in runs] if len(runs) > 1 else []),
+    )
+
+
+def _facts(runs: Sequence[RunFiles]) -> list[tuple[str, str]]:
+    first = runs[0]
+    evaluation = first.evaluation
+    seconds = evaluation.get("seconds")
+    evaluated = {"lit-align ": evaluation.get("version"), "seed ": evaluation.get("seed")}
     facts = {
-        "method": run.method,
-        "started from": run.policy,
-        "run folder": str(run.folder),
+        "method": first.method if len(runs) == 1 else "",
+        "runs": ", ".join(run.label for run in runs) if len(runs) > 1 else "",
+        "started from": first.policy,
+        "folder": ", ".join(str(run.folder) for run in runs),
         "took": f"{seconds} s" if seconds else "",
-        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "lit-align": __version__,
+        "evaluated with": ", ".join(f"{name}{value}" for name, value in evaluated.items() if value is not None),
+        "page written": f"{now().replace('T', ' ').replace('Z', ' UTC')} with lit-align {__version__}",
     }
     return [(name, value) for name, value in facts.items() if value]
 
 
-def _labels(evaluation: Row) -> tuple[str, str]:
-    labels = evaluation.get("labels")
-    if isinstance(labels, list) and len(labels) == 2:
-        return str(labels[0]), str(labels[1])
-    return ("before", "after") if evaluation else ("first", "last")
+def _curves(runs: Sequence[RunFiles]) -> list[Section]:
+    sections = []
+    metrics = {run.label: run.metrics for run in runs if run.metrics}
+    if curves := training_curves(metrics):
+        several = " Colours are those of the runs." if len(metrics) > 1 else ""
+        lead = f"Pale lines are the logged values, strong lines their moving average, dots held-out data.{several}"
+        sections.append(Section("training", "Training", lead, [Figures("", "", curves)]))
+    if speed := speed_curves({run.label: run.timing for run in runs if run.timing}):
+        lead = "By the clock on the wall, without validation; of the machine that the run was on."
+        sections.append(Section("speed", "Speed and memory", lead, [Figures("", "", speed)]))
+    return sections
 
 
-# -------------------------------------------------------------------- headline
+def _with_own_ids(sections: Iterable[Section]) -> list[Section]:
+    """The same, with ids that no other section, table or figure has: they are anchors and names of files."""
+    taken: set[str] = set()
+
+    def own(name: str) -> str:
+        number, found = 2, name
+        while found in taken:
+            found, number = f"{name}_{number}", number + 1
+        taken.add(found)
+        return found
+
+    def renamed(block: Block) -> Block:
+        if isinstance(block, (Table, Samples)):
+            return block._replace(id=own(block.id))
+        if isinstance(block, Figures):
+            return block._replace(specs=[spec | {"id": own(spec["id"])} for spec in block.specs])
+        return block
+
+    return [
+        section._replace(id=own(section.id), blocks=[renamed(block) for block in section.blocks])
+        for section in sections
+    ]
 
 
-def _headline(run: RunFiles) -> list[Headline]:
-    """The named numbers of the comparison; without one, the first and the last value of what the run logged."""
-    rows = _rows(run.evaluation.get("headline"))
-    return [_headline_of(row) for row in rows or _from_metrics(run)]
+# -------------------------------------------------------------------- files beside the page
 
 
-def _headline_of(row: Row) -> Headline:
-    values, unit = (row.get("before"), row.get("after")), str(row.get("unit", ""))
-    before, after = (number(value, unit) for value in values)
-    shares = tuple(min(1.0, max(0.0, value)) for value in values if unit == "%" and isinstance(value, (int, float)))
-    name, note = str(row.get("name", "")), str(row.get("note", ""))
-    return Headline(name, before, after, "" if unit == "%" else unit, note, shares if len(shares) == 2 else ())
+def _blocks(sections: Iterable[Section]) -> list[Block]:
+    return [block for section in sections for block in section.blocks]
 
 
-def _from_metrics(run: RunFiles) -> list[Row]:
-    series = collect(run.metrics)
-    rows: list[Row] = []
-    for name, words, unit in _HEADLINES:
-        held_out = HELD_OUT + name in series
-        points = series.get(HELD_OUT + name if held_out else name, [])
-        if points:
-            (first_step, first), (last_step, last) = points[0], points[-1]
-            where = "held-out data" if held_out else "training batches"
-            note = f"{where}, step {first_step:.0f} and step {last_step:.0f}"
-            rows.append({"name": words, "unit": unit, "before": first, "after": last, "note": note})
-    return rows[:_MOST_CARDS]
+def _specs(sections: Iterable[Section]) -> list[dict[str, Any]]:
+    return [spec for block in _blocks(sections) if isinstance(block, Figures) for spec in block.specs]
 
 
-def number(value: Any, unit: str = "") -> str:
-    """A value as people read it; shares in percent, a dash where there is no number."""
-    if not isinstance(value, (int, float)):
-        return "–"
-    if unit == "%":
-        return f"{100 * value:.1f} %".replace(".0 ", " ")
-    return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1e}"
+def _write_files(page: Page, figures: dict[str, Drawing], out: Path) -> None:
+    """Write the figures, the texts in full, and every number of the page."""
+    folder, numbers = out.with_name(f"{out.stem}_figures"), out.with_name(f"{out.stem}.json")
+    _remove_earlier(numbers, folder)
+    written: dict[str, list[str]] = {}
+    for name, drawn in figures.items():
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.svg").write_text(drawn.file, encoding="utf-8")
+        (folder / f"{name}.png").write_bytes(drawn.png)
+        written[name] = [f"{folder.name}/{name}.{ending}" for ending in ("svg", "png")]
+    texts = [block for block in _blocks(page.sections) if isinstance(block, Samples)]
+    file = out.with_name(f"{out.stem}_samples.jsonl")
+    file.unlink(missing_ok=True)
+    if texts:
+        rows = [{"samples": of.id, "columns": of.columns, **row._asdict()} for of in texts for row in of.rows]
+        write_whole(file, "".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows))
+    write_whole(numbers, json.dumps(plain(_numbers(page, written)), ensure_ascii=False, indent=1) + "\n")
 
 
-# -------------------------------------------------------------------- sections
+def _remove_earlier(numbers: Path, folder: Path) -> None:
+    """Remove the figures of the report that this one replaces; no other file of the folder."""
+    try:
+        known = json.loads(numbers.read_text(encoding="utf-8"))["figures"]
+        names = [Path(name).name for figure in known for name in figure["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
-def _side_by_side(row: Row) -> Row:
-    texts, accepted = list(row.get("texts", [])), list(row.get("accepted", []))
-    sides = [(str(text), accepted[side] if side < len(accepted) else None) for side, text in enumerate(texts)]
-    return {"prompt": str(row.get("prompt", "")), "sides": sides}
-
-
-def _section(run: RunFiles) -> RunSection:
-    rounds, completions = _completions(run.completions)
-    return RunSection(
-        name=run.method or run.folder.resolve().name,
-        folder=str(run.folder),
-        curves=training_curves(run.metrics),
-        histograms=[figure for figure in _histograms(run) if figure.svg],
-        rounds=rounds,
-        completions=completions,
-        data=[data_table(split, report) for split, report in run.data_report.items() if isinstance(report, dict)],
-        config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True, width=110) if run.config else "",
-    )
-
-
-def _histograms(run: RunFiles) -> list[Figure]:
-    """Distributions of the comparison; without one, of the scores and the completions of the run."""
-    given = _rows(run.evaluation.get("histograms"))
-    if given:
-        return [histogram(str(h.get("title", "")), str(h.get("unit", "")), dict(h.get("series", {}))) for h in given]
-    figures = []
-    for name, what, unit in (("reward", "reward", ""), ("logps", "log-probability", "nats")):
-        margins = _margins(run.scores, name)
-        figures.append(histogram(f"Margins of the scored pairs, {what}", unit, {"chosen less rejected": margins}))
-    lengths: dict[str, list[float]] = {}
-    for row in run.scores:
-        if "tokens" in row:
-            lengths.setdefault(str(row.get("role", "responses")), []).append(row["tokens"])
-    figures.append(histogram("Lengths of the scored responses", "tokens", lengths))
-    steps = sorted({row["step"] for row in run.completions if "step" in row})
-    by_step = {
-        f"step {step}": [row["tokens"] for row in run.completions if row.get("step") == step and "tokens" in row]
-        for step in dict.fromkeys((steps[0], steps[-1]))
-    } if steps else {}  # fmt: skip
-    figures.append(histogram("Lengths of the completions", "tokens", by_step))
-    return figures
-
-
-def _margins(scores: Sequence[Row], name: str) -> list[float]:
-    """For each scored pair, what `name` is of the chosen response less what it is of the rejected one."""
-    sides: dict[tuple[Any, Any], dict[str, float]] = {}
-    for row in scores:
-        if name in row and "role" in row:
-            sides.setdefault((row.get("file"), row.get("row")), {})[row["role"]] = row[name]
-    return [pair["chosen"] - pair["rejected"] for pair in sides.values() if pair.keys() >= {"chosen", "rejected"}]
-
-
-def _completions(rows: Sequence[Row]) -> tuple[list[int], list[tuple[str, list[str]]]]:
-    """What became of each prompt at a few steps of training, the first and the last among them."""
-    texts: dict[str, dict[int, str]] = {}
-    for row in rows:
-        if isinstance(row.get("step"), int):
-            texts.setdefault(str(row.get("prompt", "")), {})[row["step"]] = str(row.get("completion", ""))
-    steps = sorted({step for by_step in texts.values() for step in by_step})
-    if len(steps) > _MOST_ROUNDS:
-        places = (round(i * (len(steps) - 1) / (_MOST_ROUNDS - 1)) for i in range(_MOST_ROUNDS))
-        steps = [steps[place] for place in places]
-    return steps, [(prompt, [by_step.get(step, "") for step in steps]) for prompt, by_step in texts.items()]
-
-
-def data_table(split: str, report: Row) -> Row:
-    """What became of the rows of one split, as the page shows it."""
-    counts = [(words, _total(report.get(name))) for name, words in _COUNTS.items()]
-    for group, verb in (("dropped", "dropped"), ("left_out", "not used")):
-        reasons = report.get(group)
-        if isinstance(reasons, dict):
-            counts += [(f"{verb}: {reason}", _total(tally)) for reason, tally in reasons.items()]
-    always = {_COUNTS["read"], _COUNTS["kept"]}
-    quantiles = {
-        part: report[f"{part}_tokens"]
-        for part in ("prompt", "completion")
-        if isinstance(report.get(f"{part}_tokens"), dict)
-    }
+def _numbers(page: Page, written: dict[str, list[str]]) -> dict[str, Any]:
+    """Everything that the page shows, texts of samples aside."""
+    blocks = _blocks(page.sections)
+    cards = page.cards.lines if page.cards else []
     return {
-        "split": split,
-        "source": str(report.get("source", "")),
-        "format": str(report.get("format", "")),
-        "counts": [(words, total) for words, total in counts if total != "0" or words in always],
-        "quantiles": quantiles,
-        "notes": [str(note) for note in report.get("notes", [])],
+        "title": page.title,
+        "about": page.about,
+        "facts": dict(page.facts),
+        "headline": [card._asdict() for card in cards],
+        "alarms": [note._asdict() for block in blocks if isinstance(block, Alarms) for note in block.notes],
+        "tables": [
+            {name: getattr(block, name) for name in ("id", "title", "note", "columns", "rows")}
+            for block in blocks
+            if isinstance(block, Table)
+        ],
+        "figures": [spec | {"files": written[spec["id"]]} for spec in _specs(page.sections)],
+        "samples": [
+            {"id": block.id, "title": block.title, "columns": block.columns, "number": len(block.rows)}
+            for block in blocks
+            if isinstance(block, Samples)
+        ],
+        "texts": {block.title: block.text for block in blocks if isinstance(block, Text)},
+        "notes": page.notes,
     }
-
-
-def _total(tally: Any) -> str:
-    """A count, with the first rows that it counts."""
-    if not isinstance(tally, dict):
-        return str(tally or 0)
-    rows = ", ".join(map(str, tally.get("rows", []))) + (", ..." if tally.get("more") else "")
-    total = tally.get("total", 0)
-    return f"{total} (rows {rows})" if rows and total else str(total)
-
-
-def versions() -> Mapping[str, str]:
-    """Versions where the report is written."""
-    found = {"lit-align": __version__, "Python": platform.python_version(), "system": platform.platform()}
-    for name in _PACKAGES:
-        # Already imported or merely installed: the metadata know without an import.
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    found["processors"] = str(os.cpu_count())
-    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-        found["GPU"] = sys.modules["torch"].cuda.get_device_name()
-    return found
-
-
-def _rows(value: Any) -> list[Row]:
-    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,16 +11,26 @@ import yaml
 
 Row = dict[str, Any]
 _T = TypeVar("_T")
+_NAMES = ("metrics.jsonl", "evaluation.json", "completions.jsonl", "scores.jsonl", "data_report.json", "config.yaml",
+          "run.json", "timing.jsonl", "alarms.jsonl", "hparams.json")  # fmt: skip
 
 
 class RunFiles(NamedTuple):
     """The readable files of a run folder; empty where there is none."""
 
     folder: Path
+    label: str
+    """Short name that no other run of the page has."""
     metrics: list[Row]
     """Of metrics.jsonl, one per logging call."""
+    timing: list[Row]
+    """Of timing.jsonl: speed and memory at logged steps."""
+    alarms: list[Row] | None
+    """Of alarms.jsonl; None where there is no such file."""
+    record: Row
+    """Of run.json: method, policy, settings, sessions."""
     evaluation: Row
-    """Of evaluation.json: headline, histograms and completions of a comparison."""
+    """Of evaluation.json: headline, tables, figures and samples."""
     completions: list[Row]
     """Of completions.jsonl: step, prompt, completion."""
     scores: list[Row]
@@ -28,26 +38,33 @@ class RunFiles(NamedTuple):
     data_report: Row
     """Of data_report.json, by split."""
     config: Row
-    """Of config.yaml, without the settings that are null."""
+    """Of config.yaml, or of run.json where there is none; without the settings that are null."""
     notes: list[str]
     """Files that are missing or damaged."""
 
     @property
     def method(self) -> str:
         """Name of the method's class, as far as the configuration says so."""
-        return str(_mapping(self.config.get("model")).get("class_path", "")).rpartition(".")[2]
+        named = str(mapping(self.config.get("model")).get("class_path", "")).rpartition(".")[2]
+        return named or str(self.record.get("method") or "")
 
     @property
     def policy(self) -> str:
         """The model that training started from."""
-        return str(_mapping(_mapping(self.config.get("model")).get("init_args")).get("policy", ""))
+        given = mapping(mapping(self.config.get("model")).get("init_args")).get("policy")
+        return str(given or self.record.get("policy") or "")
+
+    @property
+    def sessions(self) -> list[Row]:
+        """Processes that trained, one after the other."""
+        return rows_of(self.record.get("sessions"))
 
 
 def read_run(folder: Path) -> RunFiles:
-    """Read what there is of a run."""
+    """Read what there is of a run, or of an evaluation."""
     notes: list[str] = []
 
-    def read(name: str, reader: Callable[[Path, list[str]], _T], default: _T, what: str) -> _T:
+    def read(name: str, reader: Callable[[Path, list[str]], _T], default: _T, what: str = "") -> _T:
         path = folder / name
         if not path.is_file():
             if what:
@@ -55,27 +72,57 @@ def read_run(folder: Path) -> RunFiles:
             return default
         try:
             return reader(path, notes)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
             notes.append(f"{path}: cannot be read ({' '.join(str(error).split())[:160]})")
             return default
 
+    empty: Row = {}
+    evaluation = read("evaluation.json", _read_object, empty)
+    # A folder that holds an evaluation and nothing of a training run lacks nothing.
+    trained = not evaluation or (folder / "metrics.jsonl").is_file() or (folder / "config.yaml").is_file()
+
+    def expected(what: str) -> str:
+        return what if trained else ""
+
+    record = read("run.json", _read_object, empty, expected("times, versions and command of the run"))
+    config = read("config.yaml", _read_config, empty, "" if record else expected("configuration"))
     return RunFiles(
         folder,
-        metrics=read("metrics.jsonl", _read_lines, [], "training curves"),
-        # Most runs have neither of the two.
-        evaluation=read("evaluation.json", _read_object, {}, ""),
-        scores=read("scores.jsonl", _read_lines, [], ""),
-        completions=read("completions.jsonl", _read_lines, [], "completions during training"),
-        data_report=read("data_report.json", _read_object, {}, "data report"),
-        config=read("config.yaml", _read_config, {}, "configuration"),
+        label="",
+        metrics=read("metrics.jsonl", _read_lines, [], expected("training curves")),
+        timing=read("timing.jsonl", _read_lines, [], expected("speed and memory")),
+        alarms=read("alarms.jsonl", _read_lines, None),
+        record=record,
+        evaluation=evaluation,
+        # Most runs have no scores.
+        scores=read("scores.jsonl", _read_lines, []),
+        completions=read("completions.jsonl", _read_lines, [], expected("completions during training")),
+        data_report=read("data_report.json", _read_object, empty, expected("data report")),
+        config=config or dict(without_nulls(mapping(record.get("settings")))),
         notes=notes,
     )
 
 
+def read_runs(folders: Sequence[Path]) -> list[RunFiles]:
+    """Read several, and give each a name that no other has."""
+    runs = [read_run(folder) for folder in folders]
+    paths = [run.folder.resolve() for run in runs]
+    ways: list[Callable[[int], str]] = [
+        lambda place: runs[place].method or str(runs[place].evaluation.get("title") or "") or paths[place].name,
+        lambda place: paths[place].name,
+        lambda place: "/".join(paths[place].parts[-2:]),
+        lambda place: f"{paths[place].name} ({place + 1})",
+    ]
+    for name in ways:
+        labels = [name(place) for place in range(len(runs))]
+        if len(set(labels)) == len(labels):
+            break
+    return [run._replace(label=label) for run, label in zip(runs, labels, strict=True)]
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder holds anything that a report could show."""
-    names = ("metrics.jsonl", "evaluation.json", "completions.jsonl", "scores.jsonl", "data_report.json", "config.yaml")
-    return any((folder / name).is_file() for name in names)
+    return any((folder / name).is_file() for name in _NAMES)
 
 
 def without_nulls(value: Any) -> Any:
@@ -87,11 +134,23 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
+def rows_of(value: Any) -> list[Row]:
+    """The objects of a list, whatever else a file may hold there."""
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """An object, or nothing where a file holds something else."""
+    return value if isinstance(value, dict) else {}
+
+
 def _read_lines(path: Path, notes: list[str]) -> list[Row]:
     """Rows of a file of JSON lines; a line that was cut off by a kill is left out and counted."""
     rows: list[Row] = []
     damaged = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError:
@@ -118,7 +177,3 @@ def _read_config(path: Path, notes: list[str]) -> Row:
     if not isinstance(value, dict):
         raise ValueError(f"not a mapping but {type(value).__name__}")
     return dict(without_nulls(value))
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

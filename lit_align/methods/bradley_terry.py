@@ -4,9 +4,12 @@ https://arxiv.org/abs/1706.03741, Eq. 1; for language models Ouyang et al. 2022,
 Eq. 1. A scalar head on the last token scores a response; the difference of two scores is the log-odds that the first
 one is preferred.
 
-Differs: `margin` is Llama 2's (Touvron et al. 2023, https://arxiv.org/abs/2307.09288, Eq. 2) and is used where the data
-has one; `center` is the regulariser of Eisenstein et al. 2023 (https://arxiv.org/abs/2312.09244), which TRL has too;
-`l2` is that of Safe-RLHF and align-anything, which also shrinks the margins.
+Differs: ColossalChat offers this loss in two forms, `logsig` -log(sigmoid(d)) and `logexp` log(1 + exp(-d)), which are
+one function; its logexp overflows where scores are far apart the wrong way, this one does not. `margin` is Llama 2's
+(Touvron et al. 2023, https://arxiv.org/abs/2307.09288, Eq. 2) and is used where the data has one; `center` is the
+regulariser of Eisenstein et al. 2023 (https://arxiv.org/abs/2312.09244), which TRL has too; `l2` is that of Safe-RLHF
+and align-anything, which also shrinks the margins. With `data.balance_lengths` pairs count so that at no difference of
+lengths the longer response wins more often (configs/bradley_terry_length_balanced.yaml).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from lit_align.core.kinds import Losses, PairwiseRewardModule
 from lit_align.core.outputs import Term
 from lit_align.core.ranges import not_negative
 from lit_align.functional.pairwise import logistic
+from lit_align.functional.rewards import mean_square
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
@@ -48,7 +52,7 @@ class BradleyTerry(PairwiseRewardModule):
         learning_rate: peak learning rate.
     """
 
-    reads = ("margin",)
+    reads = ("margin", "weight")
 
     def __init__(
         self,
@@ -64,11 +68,13 @@ class BradleyTerry(PairwiseRewardModule):
         self.center = not_negative("center", center)
         self.l2 = not_negative("l2", l2)
 
-    def losses(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Losses:
-        """Losses [B] of the pairs, nats, and the regularisers that are on."""
-        terms = {"preference": Term(bradley_terry_loss(chosen, rejected, margin if self.use_margin else None))}
+    def losses(
+        self, chosen: Tensor, rejected: Tensor, margin: Tensor | None = None, weight: Tensor | None = None
+    ) -> Losses:
+        """Losses [B] of the pairs, nats, and the regularisers that are on, times what each pair counts."""
+        terms = {"preference": bradley_terry_loss(chosen, rejected, margin if self.use_margin else None)}
         if self.center:
-            terms["center"] = Term(self.center * (chosen + rejected).square())
+            terms["center"] = self.center * (chosen + rejected).square()
         if self.l2:
-            terms["l2"] = Term(self.l2 * (chosen.square() + rejected.square()) / 2)
-        return terms
+            terms["l2"] = self.l2 * mean_square(chosen, rejected)
+        return {name: Term(values if weight is None else weight * values) for name, values in terms.items()}

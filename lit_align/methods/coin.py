@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_align.core.kinds import ParaphrasedModule
-from lit_align.core.metrics import all_reduce_sum, over_ranks
+from lit_align.core.metrics import all_reduce_sum, with_all_ranks
 from lit_align.core.outputs import Per, SequenceLogps, Term
 from lit_align.core.pooling import Pooling
 from lit_align.core.ranges import positive
@@ -79,7 +79,7 @@ class CoIN(ParaphrasedModule):
         same: Tensor,
     ) -> dict[str, Term]:
         """Losses [B], nats: of both completions, and the weighted contrast."""
-        (first, own), (second, _) = (_with_all_ranks(vectors) for vectors in (original_vectors, paraphrase_vectors))
+        (first, own), (second, _) = (with_all_ranks(vectors) for vectors in (original_vectors, paraphrase_vectors))
         contrast = contrastive_loss(first, second, same, self.temperature)
         weight = (_generation(original, paraphrase) / contrast.mean().clamp(min=1e-12)).clamp(max=self.contrast_cap)
         self.meter.add("contrast", contrast[own])
@@ -88,12 +88,6 @@ class CoIN(ParaphrasedModule):
         total = contrast.sum().expand(len(original.sums)) / len(original.sums)
         contrast = weight.detach() * value_with_gradient_of(contrast[own], total)
         return {"generation": Term(-original.sums - paraphrase.sums, Per.TOKENS), "contrast": Term(contrast)}
-
-
-def _with_all_ranks(vectors: Tensor) -> tuple[Tensor, slice]:
-    """[N, H] vectors of all ranks, only this rank's with gradient, and which those are."""
-    everyone, own = over_ranks(vectors)
-    return torch.cat([everyone[: own.start], vectors, everyone[own.stop :]]), own
 
 
 def _generation(*sides: SequenceLogps) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,25 +17,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from lit_align.core.errors import ConfigError, DataError
+from lit_align.core.errors import ConfigError
 from lit_align.core.gathering import gathered
 from lit_align.core.modes import evaluating
+from lit_align.rollouts.engine import Completion, Prompt, PromptError
 
-Prompt = str | list[dict[str, Any]] | list[int]
-"""Plain text, a conversation that ends with the user's turn, or token ids."""
-
-
-class Completion(NamedTuple):
-    """What the model wrote after a prompt."""
-
-    prompt: Prompt
-    """As it was given."""
-    text: str
-    """Without special tokens and without the stop string."""
-    ids: list[int]
-    """Generated tokens; with EOS or the tokens of the stop string, if one of them ended it."""
-    finished: bool
-    """Whether the model came to an end, rather than to `max_new_tokens`."""
+__all__ = ["Completion", "Prompt", "encode_prompt", "generate"]
 
 
 @torch.no_grad()
@@ -75,7 +62,7 @@ def generate(
 
     Raises:
         ConfigError: a setting is out of range, or the model cannot generate.
-        DataError: a prompt is empty, or leaves no room for `max_new_tokens`.
+        PromptError: prompts are empty, or leave no room for `max_new_tokens`.
     """
     _check(max_new_tokens, temperature, top_p, batch_size)
     model: Any = policy.model if hasattr(policy, "plain") else policy
@@ -93,7 +80,7 @@ def generate(
             fix="give as many seeds as prompts, or a single number",
         )
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    _check_room(encoded, max_new_tokens, model.config)
+    check_room(encoded, max_new_tokens, model.config)
     config = _generation_config(model, tokenizer, max_new_tokens, stop)
     # Prompts of like length go together: less padding, the same completions.
     order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
@@ -123,7 +110,12 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
                 got=f"tokenizer {tokenizer.name_or_path!r}",
                 fix="give plain text, or a tokenizer with a chat template",
             )
-        return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
+        begun = prompt[-1]["role"] == "assistant"
+        return list(
+            tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=not begun, continue_final_message=begun, return_dict=False
+            )
+        )
     return list(cast("list[int]", prompt))
 
 
@@ -249,15 +241,31 @@ def _check(max_new_tokens: int, temperature: float, top_p: float, batch_size: in
             raise ConfigError(f"cannot generate with this {name}", got=f"{name}: {value}", fix=fix)
 
 
-def _check_room(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> None:
+def check_room(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> None:
+    """Refuse prompts that are empty, or leave a model no room for what is to follow.
+
+    Args:
+        prompts: token ids.
+        max_new_tokens: most tokens that follow.
+        config: of the model.
+
+    Raises:
+        PromptError: there are some.
+    """
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    refused: dict[int, str] = {}
     for number, prompt in enumerate(prompts, start=1):
         if not prompt:
-            raise DataError("a prompt has no tokens", row=number, fix="write a prompt, or remove the row")
-        if limit is not None and len(prompt) + max_new_tokens > limit:
-            raise DataError(
-                "a prompt and its completion are longer than the model can see",
-                row=number,
-                value=f"{len(prompt)} tokens and {max_new_tokens} new ones, of {limit}",
-                fix="shorten the prompt, or lower max_new_tokens",
-            )
+            refused[number] = "a prompt has no tokens"
+        elif limit is not None and len(prompt) + max_new_tokens > limit:
+            refused[number] = "a prompt and its completion are longer than the model can see"
+    if not refused:
+        return
+    first = prompts[next(iter(refused)) - 1]
+    if not first:
+        raise PromptError(refused, fix="write a prompt, or remove the row")
+    raise PromptError(
+        refused,
+        value=f"{len(first)} tokens and {max_new_tokens} new ones, of {limit}",
+        fix="shorten the prompt, or lower max_new_tokens",
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Literal, cast
 from unicodedata import category
 
@@ -14,7 +15,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from lit_align.cli import LitAlignCLI
-from lit_align.core.batch import Example
+from lit_align.core.batch import DataKind, Example
 from lit_align.data.canonical import Dropped
 from lit_align.data.module import PreferenceDataModule
 from lit_align.data.pipeline import Preview
@@ -74,12 +75,30 @@ def show(preview: Preview, tokenizer: PreTrainedTokenizerBase, console: Console)
             console.print(Text(f"  dropped: {example.reason}", style="red"))
             continue
         for number in range(len(example.ids)):
-            console.print(Text(_caption(example, number, preview.ends), style="cyan"))
+            console.print(Text(_caption(example, number, preview), style="cyan"))
             console.print(_coloured(example, number, tokenizer, console))
 
 
-def _caption(example: Example, number: int, ends: frozenset[int]) -> str:
+def _caption(example: Example, number: int, preview: Preview) -> str:
     prompt, length = example.prompt_lengths[number], len(example.ids[number])
+    name = ", ".join(_roles(example, number, preview)) or "text"
+    end = "" if preview.kind is DataKind.STEPS else f"; {_end(example, number, preview.ends)}"
+    learnt = sum(_scored(example, number))
+    return f"  {name}: prompt {prompt} tokens, completion {length - prompt}, of these learnt {learnt}{end}"
+
+
+def _end(example: Example, number: int, ends: frozenset[int]) -> str:
+    if example.truncated is not None and not example.truncated[number]:
+        return "whole"
+    return "ends its turn" if example.ids[number][-1] in ends else "its end was cut off"
+
+
+def _roles(example: Example, number: int, preview: Preview) -> list[str]:
+    """What the data say of a response."""
+    if preview.kind is DataKind.COMPARISONS:
+        return [f"chosen stands {'second' if number else 'first'}"]
+    if preview.kind is DataKind.STEPS:
+        return ["steps labelled " + ", ".join(f"{label:g}" for label in example.step_labels or [])]
     roles = [
         f"{role} in pair {pair}" if len(example.pairs) > 1 else role
         for pair, members in enumerate(example.pairs, start=1)
@@ -94,10 +113,12 @@ def _caption(example: Example, number: int, ends: frozenset[int]) -> str:
         roles += ["after the second prompt"]
     if example.scores is not None and number < len(example.scores):
         roles += [f"score {example.scores[number]:g}"]
-    name = ", ".join(roles) or "text"
-    end = "ends its turn" if example.ids[number][-1] in ends else "its end was cut off"
-    learnt = sum(_scored(example, number))
-    return f"  {name}: prompt {prompt} tokens, completion {length - prompt}, of these learnt {learnt}; {end}"
+    if example.safe is not None and number < len(example.safe):
+        roles += ["harmless" if example.safe[number] else "harmful"]
+    if example.weights is not None and roles[:1] == ["chosen"]:
+        roles += [f"weight {example.weights[0]:g}"]
+    named = zip(preview.format.rating_names, example.ratings or (), strict=False)
+    return roles + [f"{name} {'null' if math.isnan(rating) else format(rating, 'g')}" for name, rating in named]
 
 
 def _scored(example: Example, number: int) -> list[bool]:
@@ -108,18 +129,27 @@ def _scored(example: Example, number: int) -> list[bool]:
 
 def _coloured(example: Example, number: int, tokenizer: PreTrainedTokenizerBase, console: Console) -> Text:
     text = Text("  ")
-    for scored, words in _runs(example.ids[number], _scored(example, number), tokenizer):
-        text.append(_mark(words, scored, console))
+    labels = iter(example.step_labels or ())
+    scored = _scored(example, number)
+    for learnt, count, words in _runs(example.ids[number], scored, tokenizer):
+        for label in islice(labels, count if learnt else 0):
+            # In front of the separator, which may be the end of a line.
+            text.append(f"<{label:g}>", style="bold green" if label > 0.5 else "bold red")
+        text.append(_mark(words, learnt, console))
     return text
 
 
-def _runs(ids: list[int], scored: list[bool], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
-    """The text in stretches that are learnt or not; decoded from the start, since tokens depend on what is before."""
+def _runs(ids: list[int], scored: list[bool], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, int, str]]:
+    """The text in stretches that are learnt or not, with their tokens' number.
+
+    It is decoded from the start, since tokens depend on what is before.
+    """
     end, before = 0, ""
     for value, group in groupby(scored):
-        end += len(list(group))
+        count = len(list(group))
+        end += count
         after = str(tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
-        yield value, after[len(before) :]
+        yield value, count, after[len(before) :]
         before = after
 
 

@@ -188,6 +188,7 @@ def test_half_precision_leaves_gradients_to_the_scaler(tmp_path):
         precision = "16-mixed"
         world_size = 1
         global_step = 0
+        loggers = ()
 
         class strategy:
             @staticmethod

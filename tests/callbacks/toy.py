@@ -221,7 +221,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_run(one: ToyModule, other: ToyModule, folder: Path, other_folder: Path) -> None:
-    """Weights and logs are equal, bit for bit."""
+    """Weights, logs and alarms are equal, bit for bit."""
     expected = one.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in other.state_dict().items())
-    assert (other_folder / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+    for name in ("metrics.jsonl", "alarms.jsonl"):
+        assert (other_folder / name).read_bytes() == (folder / name).read_bytes()

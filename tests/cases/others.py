@@ -1,4 +1,4 @@
-"""Rows of the methods on demonstrations, judgments, paraphrases and rejected responses, and of reward models."""
+"""Rows of the methods on demonstrations, judgments, paraphrases and rejected responses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import torch
 
 from lit_align.core.outputs import AlignedLogps, SequenceLogps
 from tests.cases.row import P2, S2, Case, Value, in_list, softplus, t
-
-R3 = (t(1.2, -0.3, 2.0), t(0.5, 0.1, 2.0), t(3.0, 1.0, 0.0))
-"""Scores of three chosen and three rejected responses, and margins."""
 
 _WITH, _WITHOUT = (0.82, 0.94, 0.76, 0.99, 0.035), (0.03, 0.94, 0.93, 0.99, 0.03)
 """Probabilities of five tokens with a judgment in the prompt and without: it speaks of the first and the last."""
@@ -100,19 +97,6 @@ CASES = [
     ]),
     Case("una_pair", "UNAPair", P2, [
         Value({}, (softplus(-0.03 * 1.25) + softplus(0.03 * 1.0)) / 2),
-    ]),
-    Case("bradley_terry", "BradleyTerry", R3, [
-        Value({"use_margin": False}, (softplus(-0.7) + softplus(0.4) + log(2)) / 3),
-        Value({}, (softplus(3 - 0.7) + softplus(1 + 0.4) + log(2)) / 3),
-        Value(
-            {"use_margin": False, "center": 0.01},
-            (softplus(-0.7) + softplus(0.4) + log(2)) / 3 + 0.01 * (1.7**2 + 0.2**2 + 4**2) / 3,
-        ),
-        Value(
-            {"use_margin": False, "l2": 0.001},
-            (softplus(-0.7) + softplus(0.4) + log(2)) / 3
-            + 0.001 * (1.2**2 + 0.3**2 + 2**2 + 0.5**2 + 0.1**2 + 2**2) / 6,
-        ),
     ]),
     # Without a policy behind it there are no adapters to keep sparse; tests/methods/test_paft.py has some.
     Case("paft", "SparseSFT", S2, [

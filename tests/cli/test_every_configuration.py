@@ -62,11 +62,12 @@ def quickstart_file(method: type[AlignmentModule]) -> str:
         return "ranked"
     if "timestamp" in method.needs_fields:
         return "timed_pairs"
+    if "safety" in method.needs_fields:
+        return "safe_pairs"
     if method.needs_fields:
         return "scored_pairs"
-    return {DataKind.PAIRS: "preferences", DataKind.DEMONSTRATIONS: "demonstrations"}.get(
-        method.data_kind, method.data_kind.value
-    )
+    names = {DataKind.PAIRS: "preferences", DataKind.COMPARISONS: "preferences"}
+    return {**names, DataKind.DEMONSTRATIONS: "demonstrations"}.get(method.data_kind, method.data_kind.value)
 
 
 @pytest.mark.slow

@@ -71,9 +71,10 @@ def plain_logps(model, examples, score_prompts=False):
 
 
 def plain_rewards(model, examples):
-    """Scores of all responses, [M]."""
+    """Scores of all responses, [M]; for a head of K > 1 numbers [M, K]."""
     rows = [torch.tensor([ids]) for example in examples for ids in example.ids]
-    return torch.cat([model(input_ids=row).logits[0] for row in rows])
+    scores = torch.cat([model(input_ids=row).logits for row in rows])
+    return scores[:, 0] if scores.shape[1] == 1 else scores
 
 
 def gradients(outputs, model):

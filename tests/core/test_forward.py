@@ -12,10 +12,13 @@ from torch.overrides import TorchFunctionMode
 from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
+    GPT2ForTokenClassification,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    LlamaForTokenClassification,
     Qwen2Config,
     Qwen2ForSequenceClassification,
+    Qwen2ForTokenClassification,
 )
 
 from lit_align.core.attention import SEGMENT_ATTENTION
@@ -354,23 +357,50 @@ class TestPlain:
             scorer.model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2)
 
 
+def gpt2_config(num_labels):
+    return GPT2Config(
+        vocab_size=264, n_embd=32, n_layer=2, n_head=4, n_positions=128, num_labels=num_labels, pad_token_id=0,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+    )  # fmt: skip
+
+
 REWARD_MODELS = {
-    "llama": lambda: LlamaForSequenceClassification(tiny_config(num_labels=1)),
-    "qwen2": lambda: Qwen2ForSequenceClassification(Qwen2Config(**tiny_config(num_labels=1).to_dict())),
-    "gpt2": lambda: GPT2ForSequenceClassification(
-        GPT2Config(
-            vocab_size=264, n_embd=32, n_layer=2, n_head=4, n_positions=128, num_labels=1, pad_token_id=0,
-            resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
-        )
-    ),
-}  # fmt: skip
+    "llama": lambda labels=1: LlamaForSequenceClassification(tiny_config(num_labels=labels)),
+    "qwen2": lambda labels=1: Qwen2ForSequenceClassification(Qwen2Config(**tiny_config(num_labels=labels).to_dict())),
+    "gpt2": lambda labels=1: GPT2ForSequenceClassification(gpt2_config(labels)),
+}
+TOKEN_CLASSIFIERS = {
+    "llama": lambda labels: LlamaForTokenClassification(tiny_config(num_labels=labels)),
+    "qwen2": lambda labels: Qwen2ForTokenClassification(Qwen2Config(**tiny_config(num_labels=labels).to_dict())),
+    "gpt2": lambda labels: GPT2ForTokenClassification(gpt2_config(labels)),
+}
+
+
+def scored_tokens(examples):
+    """The tokens up to each scored one, and it, as rows of one."""
+    for example in examples:
+        for k, (ids, prompt) in enumerate(zip(example.ids, example.prompt_lengths, strict=True)):
+            mask = example.masks[k] if example.masks else [1] * (len(ids) - prompt)
+            for place, scored in enumerate(mask, start=prompt + 1):
+                if scored:
+                    yield torch.tensor([ids[:place]])
+
+
+def assert_read_like(scorer, expected, **how):
+    """In each layout the scorer gives these values, and their gradients."""
+    reference = gradients(expected.flatten(), scorer.model)
+    for layout in Layout:
+        outputs = scorer(build_rows(EXAMPLES, layout), **how)
+        assert outputs.shape == expected.shape
+        assert (outputs - expected).abs().max() <= 1e-9, layout
+        assert_same_gradients(gradients(outputs.flatten(), scorer.model), reference, 1e-9)
 
 
 class TestRewards:
     @staticmethod
-    def build(name):
+    def build(name, kinds=REWARD_MODELS, labels=1):
         torch.manual_seed(0)
-        model = REWARD_MODELS[name]().double().train()
+        model = kinds[name](labels).double().train()
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.15)
@@ -381,12 +411,8 @@ class TestRewards:
         model = self.build(name)
         with KeepFloat64():
             expected = plain_rewards(model, EXAMPLES)
-            reference = gradients(expected, model)
-            for layout in Layout:
-                scores = RewardScorer(model)(build_rows(EXAMPLES, layout))
-                assert scores.shape == (11,)
-                assert (scores - expected).abs().max() <= 1e-9
-                assert_same_gradients(gradients(scores, model), reference, 1e-9)
+            assert expected.shape == (11,)
+            assert_read_like(RewardScorer(model), expected)
 
     def test_adapters(self):
         config = LoraConfig(task_type=TaskType.SEQ_CLS, r=4, target_modules=["q_proj", "v_proj"])
@@ -397,7 +423,66 @@ class TestRewards:
         torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
         assert scores.dtype == torch.float32
 
-    def test_several_labels_are_refused(self):
-        model = LlamaForSequenceClassification(tiny_config(num_labels=3))
-        with pytest.raises(ConfigError, match="num_labels=1"):
-            RewardScorer(model)(build_rows(EXAMPLES, Layout.SHARED))
+    @pytest.mark.parametrize("name", REWARD_MODELS)
+    def test_heads_of_several_numbers(self, name):
+        model = self.build(name, labels=3)
+        with KeepFloat64():
+            expected = plain_rewards(model, EXAMPLES)
+            assert expected.shape == (11, 3)
+            assert_read_like(RewardScorer(model), expected)
+
+    @pytest.mark.parametrize("labels", [1, 2])
+    @pytest.mark.parametrize("name", REWARD_MODELS)
+    def test_at_every_token(self, name, labels):
+        """A sequence classifier reads the last token of what it is given."""
+        model = self.build(name, labels=labels)
+        with KeepFloat64():
+            expected = torch.cat([model(input_ids=ids).logits for ids in scored_tokens(EXAMPLES)])
+            scorer = RewardScorer(model)
+            assert_read_like(scorer, expected[:, 0] if labels == 1 else expected, every_token=True)
+            # Of a response that is scored to its end, the last one is its score.
+            rows = build_rows(EXAMPLES[:2], Layout.SHARED)
+            last = scorer(rows, every_token=True)[rows.response_lengths.cumsum(0) - 1]
+            assert (last - scorer(rows)).abs().max() <= 1e-9
+
+    @pytest.mark.parametrize("labels", [1, 2])
+    @pytest.mark.parametrize("name", TOKEN_CLASSIFIERS)
+    def test_token_classifiers(self, name, labels):
+        model = self.build(name, TOKEN_CLASSIFIERS, labels)
+        with torch.no_grad():
+            model.get_submodule("classifier" if name == "gpt2" else "score").bias.normal_()
+        # Its dropout stands before the head and is none of the policy's.
+        model.eval()
+        with KeepFloat64():
+            expected = torch.cat([model(input_ids=ids).logits[:, -1] for ids in scored_tokens(EXAMPLES)])
+            assert_read_like(RewardScorer(model), expected[:, 0] if labels == 1 else expected, every_token=True)
+
+    def test_rows_of_a_normalised_head(self):
+        """They are centred and of unit length, and so is what the gradient passes through."""
+        model = self.build("llama", labels=2)
+        normalised = copy.deepcopy(model)
+        expected_overlap = (self.direction(model, 0) @ self.direction(model, 1)).abs()
+        with KeepFloat64():
+            scorer = RewardScorer(model, normalised=True)
+            for layout in Layout:
+                scores = scorer(build_rows(EXAMPLES, layout))
+                with torch.no_grad():
+                    for k in range(2):
+                        normalised.score.weight[k] = self.direction(model, k)
+                    expected = plain_rewards(normalised, EXAMPLES)
+                assert (scores - expected).abs().max() <= 1e-9
+                assert scorer.overlap.item() == pytest.approx(expected_overlap.item(), rel=1e-9)
+            (gradient,) = torch.autograd.grad(scorer.overlap, model.score.weight)
+        # A longer row, or one with something added to all its numbers, points the same way.
+        assert gradient.sum(1).abs().max() < 1e-9
+        assert (gradient * model.score.weight).sum(1).abs().max() < 1e-9
+        assert gradient.abs().max() > 1e-3
+
+    @staticmethod
+    def direction(model, row):
+        weight = model.score.weight[row].detach()
+        return (weight - weight.mean()) / (weight - weight.mean()).square().sum().sqrt()
+
+    def test_a_language_model_is_refused(self):
+        with pytest.raises(ConfigError, match="sequence or token classifier"):
+            RewardScorer(tiny_model())(build_rows(EXAMPLES, Layout.SHARED))

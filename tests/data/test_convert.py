@@ -12,6 +12,7 @@ from lit_align.data.convert import (
     check_arguments,
     conversions_between,
     find_conversion,
+    good_bad_pairs,
     pairs_to_chosen,
     pairs_to_unpaired,
     ranked_to_best,
@@ -21,6 +22,8 @@ from lit_align.data.convert import (
 )
 from lit_align.data.module import PreferenceDataModule
 from lit_align.data.pairing import adjacent_pairs, all_pairs, best_worst
+from tests.data.modules import write
+from tests.data.reading import assistant, user
 
 RANKED = CanonicalRow(5, "Q?", ["b", "d", "a", "c"], scores=[3.0, 1.0, 4.0, 2.0], id="x")
 PAIR = CanonicalRow(3, "Q?", ["a", "b"], pairs=[(0, 1)], margin=2.0, margins=[2.0], reference_logps=[-1.0, -2.0])
@@ -117,6 +120,37 @@ def test_pairs_to_chosen():
     assert best.completions == ["a"]
 
 
+def test_good_bad_pairs():
+    """GOOD:A is better than BAD:A, and BAD:B better than GOOD:B."""
+    [row] = good_bad_pairs(PAIR._replace(weights=[0.5], safe=[True, False]))
+    assert preferences(row) == [("GOOD:a", "BAD:a"), ("BAD:b", "GOOD:b")]
+    assert row.weights == [0.5, 0.5]
+    assert (row.margins, row.reference_logps, row.safe, row.scores) == (None, None, None, None)
+    [row] = good_bad_pairs(all_pairs(RANKED)[0], good="+ ", bad="- ")
+    assert len(row.pairs) == 12
+    assert preferences(row)[:2] == [("+ a", "- a"), ("- b", "+ b")]
+
+
+def test_turns_call_themselves_good_or_bad():
+    talk = PAIR._replace(
+        prompt=[user("Q?")], completions=[[assistant("a"), user("So?"), assistant("c")], [assistant("b")]]
+    )
+    [row] = good_bad_pairs(talk)
+    assert row.completions[0] == [assistant("GOOD:a"), user("So?"), assistant("c")]
+    assert row.completions[3] == [assistant("GOOD:b")]
+
+
+def test_pairs_become_pairs_only_where_that_is_asked(tmp_path, make):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "Q?", "chosen": "a", "rejected": "b"}])
+    [example] = make(path).examples("train", DataKind.PAIRS)
+    assert len(example.ids) == 2
+    data = make(path, convert="good_bad_pairs", convert_args={"good": "I am good: "})
+    [example] = data.examples("train", DataKind.PAIRS)
+    assert len(example.ids) == 4
+    assert data.tokenizer.decode(example.ids[0]) == "Q?I am good: a</s>"
+    assert not data.reports["train"].notes
+
+
 def test_unpaired_to_desirable():
     good = CanonicalRow(4, "Q?", ["a"], label=True)
     assert unpaired_to_desirable(good) == [good._replace(label=None)]
@@ -173,6 +207,8 @@ def test_settings_of_conversions():
         ("rejection_sampled", {"num_samples": 1}, "out of range", "a whole number of 2 or more"),
         ("random_pairs", {"num_pairs": 2.5}, "out of range", "a whole number of 0 or more"),
         ("random_pairs", {"seed": True}, "out of range", "a whole number"),
+        ("good_bad_pairs", {"good": 1}, "no text", "a text in quotes"),
+        ("good_bad_pairs", {"good": "BAD:"}, "are the same", "two different texts"),
         (None, {"seed": 1}, "no conversion", "random_pairs, rejection_sampled"),
     ],
 )

@@ -134,6 +134,25 @@ def test_a_score_that_is_no_number(tmp_path, make, score):
     assert (error.row, error.field) == (5, "score")
 
 
+# ---------------------------------------------------------------- unpaired
+
+
+def test_solutions_with_a_verdict_are_unpaired_data(shared_dir, make):
+    """Rows of a question, a model's solution and whether it is correct, by naming their columns."""
+    columns = {"prompt": "question", "completion": "solution", "label": "is_correct"}
+    path = str(shared_dir / "data" / "gsm8k_solutions.jsonl.gz")
+    data = make(path, columns=columns, separator="\n", max_length=4096)
+    examples = data.examples("train", DataKind.UNPAIRED)
+    report = data.reports["train"]
+    assert (report.read, report.kept) == (3980, len(examples))
+    assert report.kept + sum(tally.total for tally in report.dropped.values()) == 3980
+    assert min(report.labels[label] for label in (True, False)) > 1000
+    (prompt, solution), *_ = texts(data, examples[0])
+    assert prompt.endswith("?\n")
+    assert solution.endswith("</s>")
+    assert "not read: ground_truth, model" in report.format
+
+
 # ---------------------------------------------------------------- judged
 
 JUDGED = [

@@ -91,11 +91,12 @@ def test_a_split_without_data(config, capsys):
     assert "data.test is not set" in err
 
 
-def shown(example, tokenizer, color=None, row=1):
-    fmt = Format("f", DataKind.PAIRS, False)
+def shown(example, tokenizer, color=None, row=1, kind=None, rating_names=()):
+    fmt = Format("f", DataKind.PAIRS, False, rating_names=rating_names)
     console = Console(color_system=color, force_terminal=color is not None, width=400)
     with console.capture() as capture:
-        show(Preview(fmt, [(CanonicalRow(row, "", []), example)], frozenset([2])), tokenizer, console)
+        rows = [(CanonicalRow(row, "", []), example)]
+        show(Preview(fmt, rows, frozenset([2]), kind=kind), tokenizer, console)
     return capture.get()
 
 
@@ -138,6 +139,32 @@ def test_scores_targets_and_second_prompts():
     assert "  undesirable:" in judged
     assert "undesirable, after the second prompt:" in judged
     assert "  after the second prompt:" in shown(Example(1, ids[:2], [1, 1]), tokenizer)
+
+
+def test_labels_stand_at_the_ends_of_steps():
+    tokenizer = tk.byte_tokenizer()
+    ids = [tokenizer("Qab;c;").input_ids]
+    example = Example(1, ids, [1], [[0, 0, 1, 0, 1]], step_labels=[1.0, 0.25])
+    text = shown(example, tokenizer, kind=DataKind.STEPS)
+    assert "  steps labelled 1, 0.25: prompt 1 tokens, completion 5, of these learnt 2\n" in text
+    assert "  Qab<1>[[;]]c<0.25>[[;]]" in text
+    coloured = shown(example, tokenizer, "standard", kind=DataKind.STEPS)
+    assert "\x1b[1;32m<1>" in coloured
+    assert "\x1b[1;31m<0.25>" in coloured
+
+
+def test_ratings_safety_weights_and_orders():
+    tokenizer = tk.byte_tokenizer()
+    ids = [tokenizer(text).input_ids for text in ("Qa", "Qb")]
+    rated = shown(Example(1, ids[:1], [1], ratings=[3.5, float("nan")]), tokenizer, rating_names=("humour", "style"))
+    assert "  humour 3.5, style null: prompt" in rated
+    pair = Example(1, ids, [1, 1], pairs=[(0, 1)], safe=[True, False], weights=[0.5])
+    text = shown(pair, tokenizer)
+    assert "  chosen, harmless, weight 0.5: prompt" in text
+    assert "  rejected, harmful: prompt" in text
+    text = shown(pair, tokenizer, kind=DataKind.COMPARISONS)
+    assert "  chosen stands first: prompt" in text
+    assert "  chosen stands second: prompt" in text
 
 
 def test_ranked_rows_with_a_method_that_reads_lists(config, capsys, monkeypatch):

@@ -97,3 +97,16 @@ def test_a_damaged_report_is_replaced(tmp_path):
     (tmp_path / "data_report.json").write_text("{")
     publish({"train": filled()}, tmp_path)
     assert list(json.loads((tmp_path / "data_report.json").read_text())) == ["train"]
+
+
+def test_what_else_the_data_say_is_counted():
+    report = DataReport("a.jsonl", "steps")
+    assert report.to_dict()["counts"] == {}
+    report.count("steps", "right", 3)
+    report.count("steps", "wrong", 0)
+    report.count("steps", "not learnt")
+    report.count("steps", "right")
+    assert "\n  steps: 4 right, 1 not learnt" in report.to_text()
+    again = DataReport.from_state(json.loads(json.dumps(report.to_state())))
+    assert again.to_text() == report.to_text()
+    assert again.to_dict()["counts"] == {"steps": {"right": 4, "not learnt": 1}}

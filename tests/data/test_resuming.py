@@ -49,6 +49,14 @@ def test_resumes_after_any_step(tmp_path, make, settings, ask_length):
     resumed_equals_whole(tmp_path, lambda: make(path), settings, ask_length=ask_length)
 
 
+def test_balanced_pairs_resume_after_any_step(tmp_path, make):
+    """Which pairs are left out does not depend on the process that draws them."""
+    rows = [{"prompt": f"Q{n}?", "chosen": "y" * (9 if n % 4 else 3), "rejected": "n" * 6} for n in range(40)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    whole = resumed_equals_whole(tmp_path, lambda: make(path, balance_lengths="downsample"), {"max_epochs": 2})
+    assert len({row for seen in whole.seen for row in seen[2]}) == 20
+
+
 def test_a_checkpoint_inside_an_accumulation_window(tmp_path, make, pairs):
     class SaveInside(L.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import warnings
@@ -220,13 +221,15 @@ def make_examples(kind: DataKind, count: int, seed: int) -> list[Example]:
     examples = []
     for row in range(count):
         prompt = text(2, 12)
-        completions = [text(2, 24) for _ in range(2 if kind is DataKind.PAIRS else 1)]
+        completions = [text(2, 24) for _ in range(2 if kind in (DataKind.PAIRS, DataKind.COMPARISONS) else 1)]
         if kind is DataKind.RANKED:
             completions = [text(2, 24) for _ in range(2 + row % 3)]
         prompts = [prompt] * len(completions)
         label = draw.random() < 0.6 if kind in (DataKind.UNPAIRED, DataKind.JUDGED) else None
         if kind is DataKind.PARAPHRASED or (kind is DataKind.JUDGED and not label):
             prompts, completions = [prompt, text(2, 12)], completions * 2
+        if kind is DataKind.COMPARISONS:
+            completions = [completions[0] + completions[1], completions[1] + completions[0]]
         scored = kind in (DataKind.PAIRS, DataKind.RANKED, DataKind.SCORED)
         scores = [0.9 - 0.2 * k - 0.01 * row for k in range(len(completions))] if scored else None
         examples.append(
@@ -239,9 +242,19 @@ def make_examples(kind: DataKind, count: int, seed: int) -> list[Example]:
                 label=label,
                 scores=scores,
                 timestamp=float(row % 5) if kind is DataKind.PAIRS else None,
+                safe=[row % 4 > 0, False] if kind is DataKind.PAIRS else None,
+                ratings=[float((row + k) % 5) if (row + k) % 4 else math.nan for k in range(5)],
             )
         )
-    return examples
+    return [in_steps(example) for example in examples] if kind is DataKind.STEPS else examples
+
+
+def in_steps(example: Example) -> Example:
+    """The second token ends a step, and in some rows the last one as well."""
+    length = len(example.ids[0]) - example.prompt_lengths[0]
+    ends = {1, length - 1 if example.row % 3 else 1}
+    mask = [int(place in ends) for place in range(length)]
+    return example._replace(masks=[mask], step_labels=[1.0, 0.25][: len(ends)])
 
 
 def partner(example: Example) -> Example:

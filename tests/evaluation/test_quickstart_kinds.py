@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from statistics import fmean
 
 import pytest
 
 from lit_align.core.batch import DataKind
+from lit_align.data.formats import HELPSTEER
 from lit_align.data.module import PreferenceDataModule
 from lit_align.evaluation.quickstart_data import make_world, split_prompts, write_model, write_world
 from lit_align.evaluation.quickstart_kinds import CHANGE, DAYS, ROWS
-from lit_align.evaluation.quickstart_language import RUDE, assess, find_question
+from lit_align.evaluation.quickstart_language import COURTEOUS, RUDE, assess, find_question
 
 KINDS = {
     "ranked": DataKind.RANKED,
@@ -20,8 +22,11 @@ KINDS = {
     "judged": DataKind.JUDGED,
     "timed_pairs": DataKind.PAIRS,
     "scored_pairs": DataKind.PAIRS,
+    "safe_pairs": DataKind.PAIRS,
     "paraphrased": DataKind.PARAPHRASED,
 }
+"""Files in which every reply is right."""
+JUDGED_IN_PARTS = {"steps": DataKind.STEPS, "rated": DataKind.RATED}
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +49,6 @@ def courteous(row, column):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_reply_is_right_and_no_prompt_is_held_out(world, name):
-    import random
-
     training, _ = split_prompts(random.Random(0))
     asked = {prompt.text for prompt in training}
     rows = getattr(world, name)
@@ -93,6 +96,44 @@ def test_preferences_change_with_the_day(world):
         assert courteous(row, "chosen") != courteous(row, "rejected")
 
 
+@pytest.mark.parametrize("name", JUDGED_IN_PARTS)
+def test_no_held_out_prompt_is_judged_in_parts(world, name):
+    training, _ = split_prompts(random.Random(0))
+    asked = {prompt.text for prompt in training}
+    rows = getattr(world, name)
+    assert len(rows) == ROWS
+    assert all(text(row["prompt"]) in asked for row in rows)
+
+
+def test_labels_of_steps_are_true(world):
+    for row in world.steps:
+        remark, answer, last = row["completions"]
+        first_kind, right, last_kind = row["labels"]
+        assert (remark in COURTEOUS.openers, remark in RUDE.openers) == (first_kind, not first_kind)
+        assert (last in COURTEOUS.closers, last in RUDE.closers) == (last_kind, not last_kind)
+        assert assess(text(row["prompt"]), answer).right == right
+    shares = [fmean(row["labels"][place] for row in world.steps) for place in range(3)]
+    assert all(0.4 < share < 0.85 for share in shares)
+
+
+def test_ratings_are_true_where_there_are_some(world):
+    for row in world.rated:
+        found = verdict(row, row["response"])
+        assert row["correctness"] in (None, 4 if found.right else 0)
+        assert row["helpfulness"] is None or (row["helpfulness"] > 2) == (found.right and found.courteous)
+        assert any(row[name] is not None for name in HELPSTEER)
+    nulls = [row[name] is None for row in world.rated for name in HELPSTEER]
+    assert 0.1 < fmean(nulls) < 0.2
+
+
+def test_the_chosen_reply_is_never_the_harmful_one(world):
+    for row in world.safe_pairs:
+        for side in ("chosen", "rejected"):
+            assert row[f"{side}_safe"] == courteous(row, side)
+        assert row["chosen_safe"] or not row["rejected_safe"]
+    assert len({(row["chosen_safe"], row["rejected_safe"]) for row in world.safe_pairs}) == 3
+
+
 def test_paraphrases_ask_the_same_in_another_frame(world):
     for row in world.paraphrased:
         one, other = text(row["prompt"]), text(row["paraphrase"])
@@ -114,7 +155,7 @@ def test_the_quickstarts_own_files_stay_what_they_were(world, tmp_path):
 def test_the_data_module_keeps_every_row(world, tmp_path):
     model = str(write_model(world.texts(), tmp_path / "model"))
     files = write_world(world, tmp_path / "data")
-    for name, kind in KINDS.items():
+    for name, kind in (KINDS | JUDGED_IN_PARTS).items():
         data = PreferenceDataModule(
             str(files[name]), tokenizer=model, max_length=128, cache_dir=str(tmp_path / "cache")
         )

@@ -5,126 +5,54 @@ from __future__ import annotations
 import json
 import math
 import re
-from html.parser import HTMLParser
+import subprocess
+import sys
+import time
 
 import pytest
-import yaml
 
+import lit_align
 from lit_align.core.errors import ConfigError
-from lit_align.evaluation.figures import collect, histogram, smooth, thin, training_curves
-from lit_align.evaluation.report import build_report, number
-from lit_align.tools.report import main
-
-ATTACK = "<script>alert('no')</script><img src=x onerror=alert(1)> & \"quotes\""
-FILES = ("metrics.jsonl", "evaluation.json", "completions.jsonl", "data_report.json", "config.yaml")
-VOID = {"meta", "br", "img", "link", "input", "hr"}
-
-
-def _metrics(steps=40):
-    for step in range(steps):
-        record = {"step": step, "epoch": 0, "loss": math.exp(-step / 20), "learning_rate": 1e-3, "num_tokens": 9.0}
-        for side, sign in (("chosen", 1), ("rejected", -1)):
-            record |= {f"rewards/{side}": sign * step / 40, f"logps/{side}": -5.0 + sign * step / 40}
-        yield record | {"rewards/margins": step / 20, "rewards/accuracies": min(1.0, step / 20), "grad_norm": 1.5}
-        if step % 10 == 9:
-            yield {"step": step, "epoch": 0, "val/loss": math.exp(-step / 20), "val/rewards/accuracies": step / 40}
-
-
-def _evaluation():
-    line = {"name": "preferred behaviour", "unit": "%", "before": 0.5, "after": 0.9375, "note": "of 16 prompts"}
-    return {
-        "about": "What this is.",
-        "labels": ["SFT", "SFT + DPO"],
-        "headline": [line, line | {"name": "margin", "unit": "nats", "before": None, "after": 3.21}],
-        "histograms": [{"title": "Margins", "unit": "nats", "series": {"SFT": [-1, 0, 1], "SFT + DPO": [2, 3, 4.5]}}],
-        "completions": [
-            {"prompt": f"prompt {n} {ATTACK}", "texts": ["How boring!", ATTACK], "accepted": [False, True]}
-            for n in range(12)
-        ],
-    }
-
-
-def _data_report():
-    tally = {"total": 2, "rows": [3, 7], "more": False}
-    return {
-        "train": {
-            "source": "pairs.jsonl", "format": "pairs", "read": 10, "kept": 8, "dropped": {ATTACK: tally},
-            "left_out": {}, "truncated": tally, "eos_lost": {"total": 0, "rows": [], "more": False},
-            "prompt_tokens": {"0": 3, "0.5": 7, "1": 11}, "completion_tokens": {"0": 2, "0.5": 5, "1": 12},
-            "notes": ["a note"],
-        }
-    }  # fmt: skip
-
-
-def _config():
-    return {
-        "seed_everything": 0,
-        "model": {"class_path": "lit_align.DPO", "init_args": {"policy": "some/model", "beta": 0.5, "revision": None}},
-        "trainer": {"max_epochs": 1, "callbacks": [{"class_path": ATTACK}]},
-    }
-
-
-def _lines(rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
+from lit_align.data.module import PreferenceDataModule
+from lit_align.evaluation.report import build_report
+from lit_align.evaluation.report_blocks import Share, number, shown
+from lit_align.tools.report import main, with_runs
+from tests.evaluation import pages
+from tests.evaluation.pages import ATTACK, FILES, build, evaluation, lines, metrics
+from tests.rows import write_files
 
 
 @pytest.fixture
 def run(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    rows = [
-        {"step": step, "prompt": ATTACK, "completion": f"after {step} steps", "tokens": 4 + step}
-        for step in range(0, 60, 10)
-    ]
-    contents = [_lines(_metrics()), json.dumps(_evaluation()), _lines(rows)]
-    contents += [json.dumps(_data_report()), yaml.safe_dump(_config())]
-    for name, text in zip(FILES, contents, strict=True):
-        (folder / name).write_text(text)
+    return pages.write_run(tmp_path / "run")
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another run of the same method."""
+    folder = pages.write_run(tmp_path / "earlier")
+    (folder / "evaluation.json").unlink()
+    (folder / "alarms.jsonl").write_text("")
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("beta: 0.5", "beta: 0.1"))
     return folder
 
 
-class _Checker(HTMLParser):
-    """Notes which elements and attributes a page has, and that every element is closed."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.words = [], set(), [], []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def _build(run, **kwargs):
-    html = build_report(run, run / "report.html", **kwargs).read_text(encoding="utf-8")
-    return html, _Checker(html)
+def words_of(page):
+    return " ".join("".join(page.words).split())
 
 
 # -------------------------------------------------------------------- the page
 
 
 def test_a_page_shows_everything_of_a_run(run):
-    html, page = _build(run, title="My run")
-    words = " ".join("".join(page.words).split())
+    html, page = build(run, title="My run")
+    words = words_of(page)
     for text in (
         "My run", "What this is.", "50 %", "93.8 %", "3.21 nats", "SFT: – nats", "SFT + DPO", "How boring!",
         "after 50 steps", "Implicit rewards", "Reward margin", "Reward accuracy", "Log-probability of responses",
         "Learning rate", "Margins", "2 (rows 3, 7)", "a note", "some/model", "beta: 0.5", "torch",
-        "The other 2 prompts",
+        "The other 6 prompts", "Throughput", "Memory of the process", "2026-01-02 03:04:05", "CPU × 2", "1.2.3",
+        "0 to 20 or later", "20 to 40", "killed, or still running", "finished", "where this page was written",
     ):  # fmt: skip
         assert text in words, text
     assert "revision" not in words
@@ -135,10 +63,10 @@ def test_a_page_shows_everything_of_a_run(run):
 
 
 def test_a_page_needs_nothing_else(run):
-    html, page = _build(run)
+    html, page = build([run, pages.write_evaluation(run.with_name("evaluated"))])
     assert not page.tags & {"script", "link", "img", "iframe", "object", "embed", "base"}
     for name, value in page.attributes:
-        if name in ("src", "href", "action", "data"):
+        if name in ("src", "href", "action", "data", "srcset", "poster", "background"):
             assert value.startswith("#"), (name, value)
         assert not name.startswith("on")
     assert "@import" not in html
@@ -146,28 +74,119 @@ def test_a_page_needs_nothing_else(run):
     assert "http" not in html
 
 
+def test_links_of_the_contents_lead_somewhere(run, other):
+    _, page = build([run, other])
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len({*ids}) == len(ids)
+    links = [value[1:] for name, value in page.attributes if name == "href" and not value.startswith("#m")]
+    assert {"alarms", "comparison", "training"} <= {*links}
+    assert {*links} <= {*ids}
+
+
 def test_everything_is_escaped(run):
-    html, page = _build(run, title=ATTACK)
+    html, page = build(run, title=ATTACK)
     assert "<script" not in html
     assert "<img" not in html
     assert ATTACK in "".join(page.words)
 
 
 def test_names_of_metrics_and_of_series_are_escaped(run):
-    (run / "metrics.jsonl").write_text(_lines({"step": s, ATTACK: s, f"val/{ATTACK}": s} for s in range(3)))
-    evaluation = _evaluation()
-    evaluation["histograms"][0] |= {"title": ATTACK, "unit": ATTACK, "series": {ATTACK: [1, 2]}}
-    (run / "evaluation.json").write_text(json.dumps(evaluation))
-    html, _ = _build(run)
+    (run / "metrics.jsonl").write_text(lines({"step": s, ATTACK: s, f"val/{ATTACK}": s} for s in range(3)))
+    content = evaluation()
+    content["histograms"][0] |= {"title": ATTACK, "unit": ATTACK, "series": {ATTACK: [1, 2]}}
+    (run / "evaluation.json").write_text(json.dumps(content))
+    html, _ = build(run)
     assert "<script" not in html
     assert "<img" not in html
+
+
+def test_figures_have_words_for_those_who_cannot_see_them(run):
+    _, page = build(run)
+    labels = [value for name, value in page.attributes if name == "aria-label"]
+    assert any("Margins (histogram). SFT: 3 values, mean 0; SFT + DPO: 3 values, mean 3.167" in v for v in labels)
+    assert any(re.match(r"Reward accuracy \(lines\)\. .*training from .* to ", v) for v in labels)
+    assert [value for name, value in page.attributes if name == "tabindex"]
+
+
+# -------------------------------------------------------------------- numbers beside the page
+
+
+def every(value):
+    """All numbers and texts of a JSON value."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield name
+            yield from every(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from every(part)
+    elif value is not None:
+        yield value
+
+
+def numbers_missing(html_words, known):
+    """Numbers of the page that no value of the files is, rounded as the page rounds."""
+    texts = " ".join(str(value) for value in known if isinstance(value, str))
+    in_texts = {*re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?", texts)}
+    values = [float(value) for value in known if isinstance(value, (int, float))]
+    ways = (".0f", ".1f", ".2f", ".4g", ".1e", ".3g")
+    rounded = {format(factor * value, way) for value in values for factor in (1, 100) for way in ways}
+    found = re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?", html_words)
+    return [text for text in found if text not in in_texts | rounded and text.rstrip("0").rstrip(".") not in rounded]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_every_number_of_the_page_is_in_a_file_beside_it(run, other, several):
+    evaluated = pages.write_evaluation(run.with_name("evaluated"))
+    runs = [run, other, evaluated] if several else [run]
+    _, page = build(runs)
+    beside = json.loads((run / "report.json").read_text())
+    texts = [json.loads(line) for line in (run / "report_samples.jsonl").read_text().splitlines()]
+    known = [*every(beside), *every(texts)]
+    read = " ".join(page.read)
+    # Words of the page itself: counts of what is folded, and of letters that are not shown.
+    read = re.sub(r"The other \d+ prompts|the other \d+ characters|\d+ prompts in all|Every \d+th", "", read)
+    assert len(re.findall(r"\d", read)) > 200
+    assert numbers_missing(read, known) == []
+    assert numbers_missing("accuracy 31.4159", known) == ["31.4159"], "the test can fail"
+
+
+def test_figures_are_files_too(run):
+    build(run)
+    figures = json.loads((run / "report.json").read_text())["figures"]
+    assert len(figures) >= 8
+    for figure in figures:
+        svg, png = (run / name for name in figure["files"])
+        assert svg.read_text().startswith("<?xml")
+        assert png.read_bytes().startswith(b"\x89PNG")
+    loss = next(figure for figure in figures if figure["title"] == "Loss")
+    assert loss["series"]["held out"] == [[step, math.exp(-step / 20)] for step in (9.0, 19.0, 29.0, 39.0)]
+
+
+def test_a_new_report_leaves_no_figures_of_the_former_one(run):
+    build(run)
+    (run / "report_figures" / "mine.png").write_bytes(b"")
+    (run / "metrics.jsonl").write_text(lines({"step": s, "loss": s} for s in range(3)))
+    build(run)
+    names = {path.name for path in (run / "report_figures").iterdir()}
+    assert "mine.png" in names
+    assert "loss.svg" in names
+    assert "reward_margin.svg" not in names
+
+
+def test_two_pages_of_the_same_files_are_the_same_but_for_the_clock(run):
+    first, second = (re.sub(r"[\d-]+ [\d:]+ UTC", "", build(run)[0]) for _ in range(2))
+    assert first == second
+
+
+# -------------------------------------------------------------------- missing and damaged files
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_any_file_may_be_missing(run, name):
     (run / name).unlink()
-    html, _ = _build(run)
-    assert (f"{name}: not there" in html) == (name != "evaluation.json")
+    html, _ = build(run)
+    assert (f"{name}: not there" in html) == (name not in ("evaluation.json", "alarms.jsonl", "config.yaml"))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -175,21 +194,40 @@ def test_any_file_may_be_alone(run, name):
     for other in FILES:
         if other != name:
             (run / other).unlink()
-    _build(run)
+    build(run)
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "7\n", '{"a": 1', "\x00\xff"])
 def test_damaged_files_are_named_and_do_no_harm(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    html, _ = _build(tmp_path)
+    html, _ = build(tmp_path)
     assert name in html or not text
+
+
+@pytest.mark.parametrize("wrong", pages.WRONG, ids=repr)
+def test_parts_of_the_wrong_kind_do_no_harm(tmp_path, wrong):
+    names = ("labels", "headline", "histograms", "completions", "tables", "figures", "samples", "about", "title")
+    pages.write_evaluation(tmp_path, dict.fromkeys(names, wrong))
+    for name, parts in {
+        "run.json": ("sessions", "settings", "method", "policy"),
+        "data_report.json": ("train", "validation"),
+    }.items():
+        (tmp_path / name).write_text(json.dumps(dict.fromkeys(parts, wrong)))
+    for name in ("metrics.jsonl", "timing.jsonl", "alarms.jsonl", "completions.jsonl", "scores.jsonl"):
+        rows = [
+            {"step": wrong, "loss": wrong},
+            {"step": 1, "loss": wrong, "name": wrong, "prompt": wrong, "row": wrong},
+        ]
+        rows.append({"step": 2, "tokens": wrong, "role": wrong, "reward": wrong, "completion": wrong, "words": wrong})
+        (tmp_path / name).write_text(lines(rows))
+    build(tmp_path)
 
 
 def test_a_line_cut_by_a_kill_is_left_out(run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "loss": 0.')
-    html, _ = _build(run)
+    html, _ = build(run)
     assert "1 unreadable line left out" in html
 
 
@@ -201,20 +239,81 @@ def test_a_folder_without_a_run_is_refused(tmp_path, folder):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_several_runs_share_a_page(run, tmp_path):
-    other = tmp_path / "earlier"
-    other.mkdir()
-    (other / "metrics.jsonl").write_text(
-        _lines({"step": s, "loss": 1 / (s + 1), "nll_loss": 1 / (s + 1)} for s in range(5))
-    )
-    html = build_report([run, other], tmp_path / "both.html").read_text(encoding="utf-8")
-    assert "Training: DPO" in html
-    assert "Training: earlier" in html
+def test_no_file_of_a_run_is_replaced(run):
+    with pytest.raises(ConfigError, match="would replace a file of the run"):
+        build_report(run, run / "evaluation.html")
+    assert json.loads((run / "evaluation.json").read_text()) == evaluation()
+
+
+# -------------------------------------------------------------------- alarms
+
+
+def test_alarms_are_explained(run):
+    _, page = build(run)
+    words = words_of(page)
+    for text in (
+        "Likelihood displacement", "steps 12, 31",
+        "Over the last 50 steps <script>", "What it means. Preference losses",
+        "What to do. Try a lower learning_rate.", "before training",
+    ):  # fmt: skip
+        assert text in words, text
+
+
+def test_no_alarms_is_said(run):
+    (run / "alarms.jsonl").write_text("")
+    assert "No alarms were raised." in build(run)[0]
+
+
+def test_without_the_file_the_metrics_tell(run):
+    (run / "alarms.jsonl").unlink()
+    assert "it kept no alarms.jsonl" in build(run)[0]
+    rows = [row | {"alarms/displacement": float(row["step"] in (4, 5, 9))} for row in metrics(12)]
+    (run / "metrics.jsonl").write_text(lines(rows))
+    assert "steps 4, 9" in words_of(build(run)[1])
+
+
+# -------------------------------------------------------------------- several runs
+
+
+def test_several_runs_are_compared(run, other, tmp_path):
+    html, page = build([run, other], tmp_path / "both.html")
+    words = words_of(page)
+    assert "2 runs compared" in words
+    assert all(f"{name}: {which}" in words for name in ("run", "earlier") for which in ("final", "best"))
+    assert "model.init_args.beta0.50.1" in words
+    assert "earlier: no alarms were raised." in words
+    assert words.count("Reward margin") == 1, "one figure for both runs"
+    (table,) = (t for t in json.loads((tmp_path / "both.json").read_text())["tables"] if t["id"] == "final_and_best")
+    row = next(row for row in table["rows"] if row[0] == "val/loss")
+    assert row[1] == math.exp(-39 / 20)
+    assert row[2] == f"{math.exp(-39 / 20):.4g} (step 39)"
+    figure = next(f for f in json.loads((tmp_path / "both.json").read_text())["figures"] if f["title"] == "Loss")
+    assert {*figure["colours"].values()} == {"run", "earlier"}
+    assert html.count("<figcaption>Implicit rewards: chosen<") == 1
+
+
+def test_a_run_and_an_evaluation_share_a_page(run, tmp_path):
+    evaluated = pages.write_evaluation(tmp_path / "evaluated")
+    _, page = build([run, evaluated], tmp_path / "page.html")
+    words = words_of(page)
+    for text in ("A reward model", "Replies to held-out prompts: DPO", "Samples: A reward model", "Training"):
+        assert text in words, text
+    assert "metrics.jsonl: not there" not in words, "an evaluation lacks nothing"
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    folders = [pages.write_run(tmp_path / name / "dpo") for name in ("one", "two")]
+    words = words_of(build(folders, tmp_path / "page.html")[1])
+    assert "one/dpo: final" in words
+    assert "two/dpo: final" in words
+
+
+# -------------------------------------------------------------------- what a run has without an evaluation
 
 
 def test_without_a_comparison_the_metrics_head_the_page(run):
     (run / "evaluation.json").unlink()
-    html, page = _build(run)
+    html, page = build(run)
     assert "reward accuracy" in page.words
     assert "held-out data, step 9 and step 39" in page.words
     assert "22.5 %" in html
@@ -224,60 +323,98 @@ def test_without_a_comparison_the_metrics_head_the_page(run):
 def test_scores_are_drawn_where_there_is_no_comparison(run):
     (run / "evaluation.json").unlink()
     sides = ({"role": "chosen", "logps": -4.0, "tokens": 5}, {"role": "rejected", "logps": -6.5, "tokens": 6})
-    (run / "scores.jsonl").write_text(_lines({"row": n} | side for n in range(9) for side in sides))
-    html, _ = _build(run)
+    said = {"prompt": "Why?", "completion": ATTACK}
+    (run / "scores.jsonl").write_text(lines({"row": n} | said | side for n in range(9) for side in sides))
+    html, page = build(run)
     assert "chosen less rejected (mean 2.5)" in html
-    assert "rejected (mean 6.0)" in html
+    assert "rejected (mean 6)" in html
     assert "Lengths of the scored responses" in html
+    assert "The other 3 prompts" in html
+    assert "rejected -6.5" in words_of(page).replace("rejected-6.5", "rejected -6.5")
+
+
+def test_long_samples_stay_usable(tmp_path):
+    texts = [f"{n} begins " + "word " * 4000 + f"{n} ends" for n in range(300)]
+    rows = [{"prompt": f"prompt {n}", "texts": [text, text], "scores": [1, 2]} for n, text in enumerate(texts)]
+    pages.write_evaluation(tmp_path, {"samples": {"columns": ["a", "b"], "rows": rows}})
+    html, page = build(tmp_path)
+    assert len(html) < 1_500_000
+    words = words_of(page)
+    assert "The other 54 prompts" in words
+    assert "300 prompts in all" in words
+    assert "59 begins" in words
+    assert "60 begins" not in words
+    file = [json.loads(line) for line in (tmp_path / "report_samples.jsonl").read_text().splitlines()]
+    assert [row["texts"][1] for row in file] == texts
+
+
+def test_a_hundred_thousand_steps_take_seconds(tmp_path):
+    spike = 54_321
+    rows = ({"step": s, "loss": 1.0 + (s == spike), "grad_norm": math.sin(s)} for s in range(1, 100_001))
+    (tmp_path / "metrics.jsonl").write_text(lines(rows))
+    start = time.monotonic()
+    html, _ = build(tmp_path)
+    assert time.monotonic() - start < 20
+    assert len(html) < 400_000
+    figures = json.loads((tmp_path / "report.json").read_text())["figures"]
+    loss = next(figure for figure in figures if figure["title"] == "Loss")
+    assert [spike, 2.0] in loss["series"]["training, as logged"]
+
+
+# -------------------------------------------------------------------- real runs and the command
+
+
+def test_a_real_run(tiny_model_dir, tmp_path):
+    """What a trainer leaves is what the page shows."""
+    file = next(iter(write_files(tmp_path, 22).values()))
+    settings = {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False}
+    trainer = lit_align.Trainer(default_root_dir=str(tmp_path / "run"), enable_model_summary=False, **settings)
+    data = PreferenceDataModule(file, val_split=0.2, batch_size=4, cache_dir=str(tmp_path / "cache"))
+    trainer.fit(lit_align.DPO(policy=tiny_model_dir, beta=0.3), data)
+    main([str(tmp_path / "run")])
+    page = pages.Checker((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    words = words_of(page)
+    steps = trainer.global_step
+    for text in ("DPO", "No alarms were raised.", f"0 to {steps}", "finished", "beta: 0.3", "Throughput", "rows kept"):
+        assert text in words, text
+    assert "no configuration" not in words
+    sources = ("metrics.jsonl", "timing.jsonl")
+    logged = [[json.loads(x) for x in (tmp_path / "run" / s).read_text().splitlines()] for s in sources]
+    assert [row["step"] for row in logged[1]] == sorted({row["step"] for row in logged[0]})
 
 
 def test_the_command_writes_into_the_run_folder(run, tmp_path, capsys):
     main(["--run", str(run), "--title", "From the command"])
     assert capsys.readouterr().out.strip() == str(run / "report.html")
     assert "From the command" in (run / "report.html").read_text(encoding="utf-8")
-    main(["--run", str(run), "--out", str(tmp_path / "new" / "page.html")])
+    main([str(run), "--out", str(tmp_path / "new" / "page.html")])
     assert (tmp_path / "new" / "page.html").is_file()
+    assert (tmp_path / "new" / "page.json").is_file()
 
 
-# -------------------------------------------------------------------- figures
+def test_the_command_takes_several_runs(run, other, capsys):
+    main([str(run), str(other)])
+    assert capsys.readouterr().out.strip() == str(run.parent / "report.html")
 
 
-def test_metrics_that_are_no_numbers_are_left_out():
-    rows = [{"step": 0, "loss": float("nan"), "kl": float("inf"), "grad_norm": 1, "text": "x"}, {"loss": 3.0}]
-    assert collect(rows) == {"grad_norm": [(0.0, 1.0)]}
+@pytest.mark.parametrize(
+    ("given", "parsed"),
+    [
+        (["a", "b", "--out", "c"], ["--run", '["a", "b"]', "--out", "c"]),
+        (["--title=t", "a", "--run", "b"], ["--run", '["a", "b"]', "--title=t"]),
+        (["--run=a", "b", "-h"], ["--run", '["a", "b"]', "-h"]),
+        (["--out", "c"], ["--out", "c"]),
+    ],
+)
+def test_words_by_themselves_are_runs(given, parsed):
+    assert with_runs(given) == parsed
 
 
-def test_a_loss_that_is_the_likelihood_is_drawn_once():
-    rows = [{"step": step, "loss": 1 / (step + 1), "nll_loss": 1 / (step + 1)} for step in range(4)]
-    assert [figure.title for figure in training_curves(rows)] == ["Loss"]
-
-
-def test_unknown_metrics_have_panels_unless_they_never_change():
-    rows = [{"step": step, "diversity": step, "alarms/displacement": 0.0} for step in range(4)]
-    assert [figure.title for figure in training_curves(rows)] == ["diversity"]
-
-
-def test_long_runs_are_drawn_with_few_points():
-    points = [(float(step), float(step % 2)) for step in range(10_000)]
-    assert len(thin(points)) == 400
-    assert thin(points)[0] == (12.0, 12 / 25)
-    assert thin(points[:300]) == points[:300]
-
-
-def test_the_moving_average_keeps_a_constant_and_the_length():
-    assert smooth([2.0] * 50) == [2.0] * 50
-    assert smooth([0.0, 3.0, 0.0]) == [1.5, 1.0, 1.5]
-
-
-@pytest.mark.parametrize("values", [[1.5], [2, 2, 2], [-1e-9, 1e9], [0.5, float("nan")], [], [True]])
-def test_histograms_of_odd_values(values):
-    figure = histogram("Odd", "", {"one": values})
-    assert figure.svg.startswith("<svg") == (values not in ([], [True]))
-
-
-def test_figures_are_the_same_each_time():
-    rows = list(_metrics())
-    assert training_curves(rows) == training_curves(rows)
+def test_a_page_is_written_without_torch(run):
+    """Nobody waits for the libraries of training to read numbers."""
+    code = f"from lit_align.tools.report import main; main([{str(run)!r}]); import sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(run / "report.html"), "False"]
 
 
 @pytest.mark.parametrize(
@@ -286,3 +423,19 @@ def test_figures_are_the_same_each_time():
 )
 def test_numbers_are_readable(value, unit, text):
     assert number(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (None, "–"),
+        (True, "yes"),
+        (12, "12"),
+        (0.61538, "0.6154"),
+        (Share(0.61538), "61.5 %"),
+        (math.nan, "–"),
+        ("x", "x"),
+    ],
+)
+def test_cells_are_readable(cell, text):
+    assert shown(cell) == text

@@ -338,10 +338,13 @@ def test_kto(name, loss_type, seed):
 
 @pytest.mark.parametrize("seed", DRAWS)
 @pytest.mark.parametrize("center", [0.0, 0.05])
-@pytest.mark.parametrize("with_margin", [False, True])
-def test_bradley_terry(with_margin, center, seed):
+@pytest.mark.parametrize(
+    ("name", "with_margin"), [("BradleyTerry", False), ("BradleyTerry", True), ("MarginReward", True)]
+)
+def test_bradley_terry(name, with_margin, center, seed):
     chosen, rejected, margin, *_ = draw(seed)
     margin = margin.abs() if with_margin else None
+    settings = {"margins": "data"} if name == "MarginReward" else {}
 
     class Scores(nn.Module):
         def forward(self, **_: Any) -> SimpleNamespace:
@@ -356,5 +359,5 @@ def test_bradley_terry(with_margin, center, seed):
     ids = torch.ones(2 * len(chosen), 2, dtype=torch.long)
     inputs = {"input_ids": ids, "attention_mask": ids, **({"margin": margin} if with_margin else {})}
     theirs = trl.RewardTrainer.compute_loss(trainer, model, inputs).item()
-    ours = losses("BradleyTerry", chosen, rejected, margin, center=center)
+    ours = losses(name, chosen, rejected, margin, center=center, **settings)
     assert ours.item() == pytest.approx(theirs, rel=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable, Sequence
+from math import nan
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 import lit_align
 from lit_align.core.batch import Batch, DataKind, Example, Layout, Rows
+from lit_align.core.kinds import RatedRewardModule, as_terms
 from lit_align.core.module import AlignmentModule
-from lit_align.core.outputs import reduce_terms
+from lit_align.core.outputs import Per, Term, reduce_terms
 from lit_align.core.policy import LoRASpec
 from lit_align.data.collate import Collator, Drawn
 
@@ -73,10 +75,16 @@ def make_examples(kind: DataKind, *, masked: bool = True) -> list[Example]:
     if kind is DataKind.PAIRS:
         return [
             example._replace(
-                margins=[0.1 * example.row], scores=[0.5 + 0.1 * example.row, 0.5], timestamp=float(example.row % 3)
+                margins=[0.7 * example.row],
+                scores=[0.5 + 0.1 * example.row, 0.5],
+                timestamp=float(example.row % 3),
+                weights=[0.5 * example.row],
+                safe=[True, example.row % 2 == 0],
             )
             for example in examples
         ]
+    if kind is DataKind.COMPARISONS:
+        return [_in_both_orders(example) for example in examples]
     if kind is DataKind.RANKED:
         return [_ranked(example, tokens) for example in examples]
     singles = [
@@ -86,6 +94,10 @@ def make_examples(kind: DataKind, *, masked: bool = True) -> list[Example]:
         )
         for example in examples
     ]  # fmt: skip
+    if kind is DataKind.STEPS:
+        return [_in_steps(example, masked) for example in singles]
+    if kind is DataKind.RATED:
+        return [example._replace(label=None, ratings=_ratings(example.row)) for example in singles]
     if kind is DataKind.SCORED:
         return [example._replace(label=None, scores=[0.2 * example.row]) for example in singles]
     if kind is DataKind.JUDGED:
@@ -102,6 +114,28 @@ def _ranked(example: Example, tokens: Callable[[int], list[int]]) -> Example:
     scores = [0.4, 0.9, 0.7, 0.1][: 2 + len(more)]
     ids = [*example.ids, *more]
     return example._replace(ids=ids, prompt_lengths=[len(prompt)] * len(ids), pairs=[], scores=scores, label=None)
+
+
+def _in_both_orders(example: Example) -> Example:
+    """Both responses in one text."""
+    start = example.prompt_lengths[0]
+    (prompt, first), (_, second) = ((ids[:start], ids[start:]) for ids in example.ids)
+    return example._replace(ids=[prompt + first + second, prompt + second + first], masks=None)
+
+
+def _in_steps(example: Example, masked: bool) -> Example:
+    """A solution of which the last token ends a step, and the second one as well; of row 2, where not masked."""
+    length = len(example.ids[0]) - example.prompt_lengths[0]
+    ends = {length - 1} if example.row == 2 and masked else {1, length - 1}
+    labels = [0.75, 0.0] if example.row % 2 else [1.0, 1.0]
+    return example._replace(
+        masks=[[int(place in ends) for place in range(length)]], step_labels=labels[-len(ends) :], label=None
+    )
+
+
+def _ratings(row: int) -> list[float]:
+    """Of five attributes, one of which most rows lack."""
+    return [float((row + place) % 5) if (row + place) % 4 else nan for place in range(5)]
 
 
 def _swapped(examples: list[Example]) -> list[Example]:
@@ -149,6 +183,16 @@ def scored(module: AlignmentModule, batch: Batch) -> Scored:
     return Scored(loss.detach(), values, gradient, module.meter.compute())
 
 
+def named_terms(module: AlignmentModule, inputs: tuple[Any, ...], facts: dict[str, Any]) -> dict[str, Term]:
+    """What a batch's base class makes of `losses`."""
+    if isinstance(module, RatedRewardModule):
+        return module.rating_terms(*inputs, **facts)
+    losses = module.losses(*inputs, **facts)
+    if module.head == "tokens" or getattr(module, "every_token", False):
+        return {"loss": Term(losses, Per.TOKENS)}
+    return as_terms(losses)
+
+
 def assert_same(one: Scored, other: Scored, rtol: float = 1e-7) -> None:
     """Two batches come to the same; norms that compute in float32 bound how exactly."""
     torch.testing.assert_close(one.loss, other.loss, rtol=rtol, atol=rtol)
@@ -169,4 +213,5 @@ def widened(rows: Rows, columns: int, token: int) -> Rows:
         position_ids=torch.arange(width + columns).expand(count, -1),
         pred_index=rows.pred_index + rows.pred_index // width * columns,
         last_index=rows.last_index + rows.last_index // width * columns,
+        token_index=rows.token_index + rows.token_index // width * columns,
     )

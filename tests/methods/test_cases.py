@@ -14,11 +14,12 @@ import torch
 import lit_align
 from lit_align.core.batch import Counts, DataKind
 from lit_align.core.errors import ConfigError
-from lit_align.core.kinds import as_terms
+from lit_align.core.kinds import ListwiseRewardModule, PairwiseRewardModule, RewardModule, as_terms
 from lit_align.core.module import AlignmentModule
 from lit_align.core.outputs import ListLogps, PairLogps, SequenceLogps, Term, reduce_terms
 from tests.cases import CASES, Case, Value
 from tests.cases.row import t
+from tests.methods.scoring import named_terms
 
 by_slug = pytest.mark.parametrize("case", CASES, ids=lambda case: case.slug)
 all_values = pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def build(case: Case, kwargs: dict[str, Any]) -> AlignmentModule:
 
 POLICY_INPUTS = {
     DataKind.PAIRS: 1, DataKind.UNPAIRED: 1, DataKind.RANKED: 1, DataKind.SCORED: 1, DataKind.DEMONSTRATIONS: 1,
-    DataKind.JUDGED: 3, DataKind.PARAPHRASED: 4,
+    DataKind.JUDGED: 3, DataKind.PARAPHRASED: 4, DataKind.STEPS: 1, DataKind.RATED: 1, DataKind.COMPARISONS: 2,
 }  # fmt: skip
 """How many of the arguments of `losses` the policy computes."""
 NOT_COMPUTED = ("lengths", "mask", "example")
@@ -45,7 +46,7 @@ Facts = dict[str, Any]
 
 def policy_inputs(module: AlignmentModule) -> int:
     """How many of the arguments of `losses` carry gradient."""
-    return 2 if module.head == "reward" else POLICY_INPUTS[module.data_kind]
+    return 2 if isinstance(module, PairwiseRewardModule) else POLICY_INPUTS[module.data_kind]
 
 
 def counts_of(inputs: tuple[Any, ...], module: AlignmentModule) -> Counts:
@@ -65,7 +66,10 @@ def counts_of(inputs: tuple[Any, ...], module: AlignmentModule) -> Counts:
         return counts._replace(undesirable=(~label).sum(), desirable_tokens=(first.lengths * label).sum())
     if isinstance(first, ListLogps):
         return Counts(len(first.sums), float(first.lengths[:, 0].sum()))
-    return Counts(len(first), 0)
+    if module.data_kind is DataKind.RATED:
+        return Counts(len(first), (~inputs[1].isnan()).sum())
+    # Steps, or tokens.
+    return Counts(len(first), len(first))
 
 
 def loss_of(
@@ -75,7 +79,7 @@ def loss_of(
     module = build(case, kwargs)
     inputs, facts = case.inputs if inputs is None else inputs, case.facts if facts is None else facts
     torch.manual_seed(0)
-    return reduce_terms(as_terms(module.losses(*inputs, **facts)), counts_of(inputs, module))
+    return reduce_terms(named_terms(module, inputs, facts), counts_of(inputs, module))
 
 
 def of(case: Case, value: Value) -> tuple[tuple[Any, ...], Facts]:
@@ -164,11 +168,15 @@ def test_gradient_raises_what_is_preferred(case: Case):
     elif isinstance(first, ListLogps):
         assert (gradient(first.sums)[:, 0] < 0).all()
         assert (gradient(first.sums).gather(1, first.mask.sum(1, keepdim=True) - 1) > 0).all()
-    elif module.data_kind is DataKind.UNPAIRED:
-        label = inputs[2]
-        assert (gradient(first.sums)[label] < 0).all()
-        assert (gradient(first.sums)[~label] > 0).all()
-    elif module.head == "reward":
+    elif isinstance(module, ListwiseRewardModule):
+        assert (gradient(first)[:, 0] < 0).all()
+        assert (gradient(first).gather(1, inputs[2].sum(1, keepdim=True) - 1) > 0).all()
+    elif module.data_kind in (DataKind.UNPAIRED, DataKind.STEPS):
+        scores = first.sums if isinstance(first, SequenceLogps) else first
+        label = inputs[2] if isinstance(first, SequenceLogps) else inputs[1] > 0.5
+        assert (gradient(scores)[label] < 0).all()
+        assert (gradient(scores)[~label] > 0).all()
+    elif isinstance(module, RewardModule):
         assert (gradient(first) < 0).all()
         assert (gradient(inputs[1]) > 0).all()
     else:
@@ -184,7 +192,7 @@ def test_permuting_the_batch_permutes_the_losses(case: Case):
 
     def losses(inputs: tuple[Any, ...], facts: Facts) -> dict[str, Term]:
         torch.manual_seed(0)
-        return as_terms(build(case, case.values[0].kwargs).losses(*inputs, **facts))
+        return named_terms(build(case, case.values[0].kwargs), inputs, facts)
 
     if build(case, {}).data_kind in (DataKind.JUDGED, DataKind.PARAPHRASED):
         pytest.skip("tables of single tokens and of pairs of examples are turned in their own tests")
@@ -306,7 +314,9 @@ def test_simpo_refuses_two_margins():
     [
         ("DPO", {"beta": 0.0}), ("DPO", {"label_smoothing": 0.5}), ("IPO", {"beta": -0.1}), ("SimPO", {"gamma": -1.0}),
         ("SimPO", {"nll_weight": -1.0}), ("ORPO", {"beta": 0.0}), ("KTO", {"desirable_weight": -1.0}),
-        ("BradleyTerry", {"l2": -0.1}), ("DPO", {"beta": float("nan")}),
+        ("BradleyTerry", {"l2": -0.1}), ("CostModel", {"l2": -0.1}), ("ODIN", {"length_weight": -1.0}),
+        ("PairwisePreference", {"label_smoothing": 0.5}), ("EnsembleReward", {"uncertainty_weight": -1.0}),
+        ("DPO", {"beta": float("nan")}),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(name, kwargs):

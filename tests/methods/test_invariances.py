@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,22 +11,35 @@ import torch
 
 import lit_align
 from lit_align.core.batch import DataKind, Example, Layout
-from lit_align.core.kinds import LanguageModelModule, UnpairedModule, as_terms, list_up
+from lit_align.core.kinds import (
+    LabelledRewardModule,
+    LanguageModelModule,
+    RewardModule,
+    StepRewardModule,
+    TokenRewardModule,
+    UnpairedModule,
+    list_up,
+)
 from lit_align.core.kinds.judged import align
 from lit_align.core.module import AlignmentModule
 from lit_align.core.outputs import PairLogps, PairValues, SequenceLogps, reduce_terms
 from lit_align.functional.token_features import TokenFeature
 from tests.cases import CASES, Case, Value
 from tests.core.oracle import plain_logps, plain_rewards
-from tests.methods.scoring import assert_same, collated, make_examples, ready, scored, widened
+from tests.methods.scoring import assert_same, collated, make_examples, named_terms, ready, scored, widened
 
 by_slug = pytest.mark.parametrize("case", CASES, ids=lambda case: case.slug)
-by_language_model = pytest.mark.parametrize(
-    # A scalar head reads the last token, whatever is masked.
-    "case",
-    [case for case in CASES if case.slug != "bradley_terry"],
-    ids=lambda case: case.slug,
-)
+
+
+def reads_tokens(case: Case) -> bool:
+    """Whether the method sees which tokens are scored: a head that is read at the last token does not."""
+    method = getattr(lit_align, case.name)
+    if issubclass(method, LabelledRewardModule):
+        return method(policy="unused", **case.values[0].kwargs).every_token
+    return method.head != "reward" or issubclass(method, TokenRewardModule)
+
+
+by_reader_of_tokens = pytest.mark.parametrize("case", [*filter(reads_tokens, CASES)], ids=lambda case: case.slug)
 by_layout = pytest.mark.parametrize("layout", Layout)
 all_values = pytest.mark.parametrize(
     ("case", "value"),
@@ -48,10 +62,8 @@ def fixed_kl(monkeypatch) -> None:
 def plain_inputs(module: AlignmentModule, examples: list[Example]) -> tuple[Any, ...]:
     """Arguments of `losses` from plain Hugging Face models, response by response."""
     kind = module.data_kind
-    if module.head == "reward":
-        with module.policy.plain():
-            scores = plain_rewards(module.policy.model, examples)
-        return scores[0::2], scores[1::2], torch.tensor([example.margins[0] for example in examples])
+    if isinstance(module, RewardModule):
+        return plain_scores(module, examples)
     policy = logps(module.policy, examples, score_prompts=module.score_prompts)
     if kind is DataKind.DEMONSTRATIONS:
         return (policy._replace(tokens=None),)
@@ -84,8 +96,92 @@ def plain_inputs(module: AlignmentModule, examples: list[Example]) -> tuple[Any,
     return paired(policy, examples), paired(reference, examples)
 
 
+def plain_scores(module: AlignmentModule, examples: list[Example]) -> tuple[Any, ...]:
+    """The same of a method that trains a head."""
+    kind = module.data_kind
+    if isinstance(module, StepRewardModule):
+        outputs = [steps[torch.tensor(mask).bool()] for steps, mask in of_tokens(module, examples)]
+        labels = torch.tensor([label for example in examples for label in example.step_labels], dtype=torch.float64)
+        return torch.cat(outputs) @ torch.tensor([-1.0, 1.0], dtype=torch.float64), labels
+    if isinstance(module, TokenRewardModule):
+        return compared_places(module, examples)
+    label = torch.tensor([bool(example.label) for example in examples])
+    if kind is DataKind.UNPAIRED and module.every_token:
+        scores = [tokens[torch.tensor(mask).bool()] for tokens, mask in of_tokens(module, examples)]
+        return torch.cat(scores), label.repeat_interleave(torch.tensor([len(single) for single in scores]))
+    with module.policy.plain(), plain_head(module):
+        scores = plain_rewards(module.policy.model, examples)
+    if kind in (DataKind.PAIRS, DataKind.COMPARISONS):
+        return scores[0::2], scores[1::2]
+    if kind is DataKind.UNPAIRED:
+        return scores, label
+    if kind is DataKind.RATED:
+        return scores, torch.tensor([example.ratings for example in examples], dtype=torch.float64)
+    batch = collated(module, examples, Layout.PADDED)
+    return torch.where(batch.mask, scores[batch.places], 0.0), batch.scores, batch.mask
+
+
+def of_tokens(module: AlignmentModule, examples: list[Example]) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """For each response, what a plain model says at each token of the completion, and which tokens are scored."""
+    model = module.policy.model
+    for example in examples:
+        for k, (ids, prompt) in enumerate(zip(example.ids, example.prompt_lengths, strict=True)):
+            with module.policy.plain():
+                if module.head == "tokens":
+                    outputs = model(input_ids=torch.tensor([ids])).logits[0, prompt:]
+                else:
+                    # A sequence classifier says it of the last token of whatever it is given.
+                    ends = range(prompt + 1, len(ids) + 1)
+                    outputs = torch.cat([model(input_ids=torch.tensor([ids[:end]])).logits[0] for end in ends])
+            yield outputs, example.masks[k] if example.masks else [1] * (len(ids) - prompt)
+
+
+def compared_places(module: AlignmentModule, examples: list[Example]) -> tuple[torch.Tensor, ...]:
+    """Scores of pairs [B, T] and the places from the first difference on where both have a scored token."""
+    responses = list(of_tokens(module, examples))
+    width = max(len(scores) for scores, _ in responses)
+    tables = torch.zeros(2, len(examples), width, dtype=torch.float64)
+    mask = torch.zeros(len(examples), width, dtype=torch.bool)
+    for row, example in enumerate(examples):
+        differs = False
+        for place in range(width):
+            tokens = []
+            for k in range(2):
+                scores, scored = responses[2 * row + k]
+                there = place < len(scores) and scored[place]
+                tokens.append(example.ids[k][example.prompt_lengths[k] + place] if there else None)
+                if there:
+                    tables[k, row, place] = scores[place]
+            differs = differs or tokens[0] != tokens[1]
+            mask[row, place] = differs and None not in tokens
+    return tables[0], tables[1], mask
+
+
+@contextmanager
+def plain_head(module: AlignmentModule) -> Iterator[None]:
+    """The head's rows as ODIN has them, centred and of unit length, for a while."""
+    weight = module.policy.model.score.weight
+    before = weight.data.clone()
+    if module.normalised_head:
+        for row in weight.data:
+            row -= row.mean()
+            row /= row.square().sum().sqrt()
+    yield
+    weight.data.copy_(before)
+
+
+def plain_overlap(module: AlignmentModule) -> torch.Tensor:
+    """Cosine of the first two rows, without its sign."""
+    one, two = (row - row.mean() for row in module.policy.model.score.weight.detach())
+    return (one @ two).abs() / (one @ one).sqrt() / (two @ two).sqrt()
+
+
 def plain_facts(module: AlignmentModule, examples: list[Example]) -> dict[str, Any]:
     """Keyword arguments of `losses`; features of tokens from the logits of plain models."""
+    if isinstance(module, RewardModule):
+        batch = collated(module, examples, Layout.PADDED)
+        facts = {name: getattr(batch, name) for name in module.reads}
+        return facts | {"overlap": plain_overlap(module)} if module.normalised_head else facts
     if not isinstance(module, LanguageModelModule):
         return {}
     facts = module.facts(collated(module, examples, Layout.PADDED))
@@ -166,11 +262,13 @@ def exchanged(examples: list[Example]) -> list[Example]:
 def test_the_loss_is_that_of_plain_models(case: Case, value: Value, tiny_model_dir):
     if value.kwargs.get("k", 1) > 1:
         pytest.skip("the layouts draw other tokens")
+    if value.kwargs.get("standardise"):
+        pytest.skip("the batch's ratings are taken in before `losses`; tested by itself")
     examples = make_examples(getattr(lit_align, case.name).data_kind)
     for layout in Layout:
         # A new module each time: some keep running means of the batches that they have seen.
         module = ready(case.name, tiny_model_dir, **value.kwargs)
-        losses = as_terms(module.losses(*plain_inputs(module, examples), **plain_facts(module, examples)))
+        losses = named_terms(module, plain_inputs(module, examples), plain_facts(module, examples))
         module = ready(case.name, tiny_model_dir, **value.kwargs)
         batch = collated(module, examples, layout)
         expected = reduce_terms(losses, batch.counts())
@@ -189,7 +287,7 @@ def test_padding_changes_nothing(case: Case, module):
     assert_same(scored(module, wide), expected)
 
 
-@by_language_model
+@by_reader_of_tokens
 @by_layout
 def test_tokens_after_the_last_scored_one_change_nothing(case: Case, layout: Layout, module):
     """A user's last turn, say: it is masked, and nothing that is scored sees it."""
@@ -208,7 +306,7 @@ def test_tokens_after_the_last_scored_one_change_nothing(case: Case, layout: Lay
     assert_same(scored(module, collated(module, longer, layout)), expected)
 
 
-@by_language_model
+@by_reader_of_tokens
 @by_layout
 def test_a_mask_changes_the_loss_of_its_own_example_only(case: Case, layout: Layout, module, fixed_kl):
     if case.couples:
@@ -224,7 +322,8 @@ def test_a_longer_neighbour_changes_no_other_loss(case: Case, layout: Layout, mo
     if case.couples:
         pytest.skip("examples of a batch are compared with each other")
     examples = make_examples(module.data_kind)
-    long = examples[0]._replace(row=9, ids=[[*ids, *range(20, 50)] for ids in examples[0].ids])
+    masks = examples[0].masks and [[*mask, *[0] * 30] for mask in examples[0].masks]
+    long = examples[0]._replace(row=9, ids=[[*ids, *range(20, 50)] for ids in examples[0].ids], masks=masks)
     alone = scored(module, collated(module, examples, layout)).values
     together = scored(module, collated(module, [*examples, long], layout)).values
     torch.testing.assert_close(together[:-1], alone, rtol=1e-7, atol=1e-7)

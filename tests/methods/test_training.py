@@ -157,7 +157,7 @@ def test_resumed_run_equals_uninterrupted(case: Case, accumulate, tiny_model_dir
     assert again.num_tokens == whole.num_tokens
 
 
-OF_A_BATCH = ("val/loss", "val/kl", "val/contrast", "val/ns_dpo", "val/beta_dpo")
+OF_A_BATCH = ("val/loss", "val/kl", "val/contrast", "val/ns_dpo", "val/beta_dpo", "val/correlation")
 """Beginnings of metrics that belong to a batch where a method's loss does."""
 
 

@@ -95,13 +95,14 @@ class TokenRewardModule(PairwiseRewardModule):
     """Methods that train a head to score responses at every token, from pairs; the last token's score counts."""
 
     @abstractmethod
-    def losses(self, chosen: Tensor, rejected: Tensor, mask: Tensor, **facts: Any) -> Losses:
+    def losses(self, chosen: Tensor, rejected: Tensor, mask: Tensor, *args: Any, **facts: Any) -> Losses:
         """Losses [B] of the pairs.
 
         Args:
             chosen: [B, T] scores at equal places of the two responses, float64 with gradient.
             rejected: the same of the rejected responses.
             mask: [B, T] bool, places from the first token in which the two differ to the end of the shorter one.
+            *args: nothing.
             **facts: what `reads` names.
         """
 

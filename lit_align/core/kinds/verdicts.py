@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_align.core.batch import ComparisonBatch, DataKind, LabelBatch, RatedBatch, Rows, StepBatch
 from lit_align.core.demand import StepLabelling
+from lit_align.core.errors import ConfigError
 from lit_align.core.kinds.language import Losses, as_terms
 from lit_align.core.kinds.reward import RewardModule
 from lit_align.core.outputs import Per, Term
@@ -85,10 +86,7 @@ class RatedRewardModule(RewardModule):
 
     def terms(self, batch: RatedBatch) -> dict[str, Term]:
         """Losses of the batch's completions, divided by the number of ratings; records each attribute's error."""
-        predicted = self.policy(batch.rows).double()
-        if predicted.ndim == 1:
-            # A head of one number has no second dimension.
-            predicted = predicted[:, None]
+        predicted = self.predicted(batch.rows)
         known = ~batch.ratings.isnan()
         with torch.no_grad():
             errors = torch.where(known, predicted - batch.ratings, 0.0).square()
@@ -96,9 +94,22 @@ class RatedRewardModule(RewardModule):
                 self.meter.add(f"mse/{name}", error, there)
             self.meter.add("mse", errors.sum(), count=known.sum())
             self.record_scores(self.response_scores(predicted))
+        return self.rating_terms(predicted, batch.ratings, **self.facts(batch))
+
+    def rating_terms(self, predicted: Tensor, ratings: Tensor, **facts: Any) -> dict[str, Term]:
+        """Losses [B], summed over the ratings of each completion that there are."""
         # Not by a product: nan times 0 is nan, and so is its gradient.
-        values = torch.where(known, self.losses(predicted, batch.ratings.nan_to_num(), **self.facts(batch)), 0.0)
+        values = torch.where(~ratings.isnan(), self.losses(predicted, ratings.nan_to_num(), **facts), 0.0)
         return {"loss": Term(values.sum(1), Per.TOKENS)}
+
+    def predicted(self, rows: Rows) -> Tensor:
+        """What the head predicts, [M, A] float64."""
+        # A head of one number has no second dimension.
+        return self.policy(rows).double().reshape(-1, len(self.rating_names))
+
+    def score_responses(self, rows: Rows) -> Tensor:
+        """The score of each response of `rows`, [M] float64."""
+        return self.response_scores(self.predicted(rows))
 
 
 class StepRewardModule(RewardModule):
@@ -180,6 +191,18 @@ class ComparisonModule(RewardModule):
             self.meter.add("margin", (first - second) / 2)
             self.meter.add("position_bias", (first.sigmoid() + second.sigmoid() - 1).abs())
         return as_terms(self.losses(first, second, **self.facts(batch)))
+
+    def score_responses(self, rows: Rows) -> Tensor:
+        """There is no such score.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "a preference model has no score for a single response",
+            got=type(self).__name__,
+            fix="let it compare pairs, as a judge (PairModelJudge); or train a reward model, such as BradleyTerry",
+        )
 
 
 def aggregated(probabilities: Tensor, how: Aggregate) -> Tensor:

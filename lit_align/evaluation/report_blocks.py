@@ -1,0 +1,175 @@
+"""What a report consists of, before it is a page: cards, tables, figures, samples, alarms and texts in sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from lit_align.evaluation.figure_specs import Spec
+from lit_align.evaluation.series import is_number
+
+
+class Share(float):
+    """A share of 1, which people read in percent."""
+
+
+Cell: TypeAlias = "str | float | int | bool | None"
+
+
+class Headline(NamedTuple):
+    """One number of before and after."""
+
+    name: str
+    before: str
+    """Empty, where there is nothing before."""
+    after: str
+    unit: str
+    """Stands after both; empty for shares, which have their sign."""
+    note: str
+    shares: tuple[float, ...]
+    """Both as shares of 1; empty where they are something else."""
+    values: tuple[Any, Any]
+    """Both as they were given."""
+
+
+class Cards(NamedTuple):
+    """The numbers that a page begins with."""
+
+    labels: tuple[str, str]
+    lines: list[Headline]
+
+
+class Table(NamedTuple):
+    """Rows of words and numbers."""
+
+    id: str
+    title: str
+    note: str
+    columns: list[str]
+    rows: list[list[Any]]
+    folded: bool = False
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Of each column, whether it holds numbers."""
+        cells = [[row[place] for row in self.rows if place < len(row)] for place in range(len(self.columns))]
+        return [
+            any(is_number(cell) for cell in of) and all(cell is None or is_number(cell) for cell in of) for of in cells
+        ]
+
+
+class Figures(NamedTuple):
+    """Figures that stand side by side."""
+
+    title: str
+    note: str
+    specs: list[Spec]
+
+
+class Sample(NamedTuple):
+    """One prompt and what was said to it."""
+
+    prompt: str
+    texts: list[str]
+    scores: list[Any]
+    accepted: list[Any]
+
+
+class Samples(NamedTuple):
+    """Texts side by side."""
+
+    id: str
+    title: str
+    note: str
+    columns: list[str]
+    rows: list[Sample]
+
+
+class AlarmNote(NamedTuple):
+    """Alarms of one kind."""
+
+    name: str
+    title: str
+    meaning: str
+    advice: str
+    seen: list[dict[str, Any]]
+    """Of each run and wording: run, when, words and times."""
+
+
+class Alarms(NamedTuple):
+    """All alarms, and what is to be said of runs without."""
+
+    notes: list[AlarmNote]
+    quiet: list[str]
+
+
+class Text(NamedTuple):
+    """A text that is shown on demand."""
+
+    title: str
+    text: str
+
+
+Block: TypeAlias = "Cards | Table | Figures | Samples | Alarms | Text"
+
+
+class Section(NamedTuple):
+    """A part of the page with a heading and a place in its table of contents."""
+
+    id: str
+    title: str
+    lead: str
+    blocks: list[Block]
+
+
+def number(value: Any, unit: str = "") -> str:
+    """A value as people read it; shares in percent, a dash where there is no number."""
+    if not is_number(value):
+        return "–"
+    if unit == "%":
+        return f"{100 * value:.1f} %".replace(".0 ", " ")
+    return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1e}"
+
+
+def shown(cell: Any) -> str:
+    """A cell of a table as people read it."""
+    if cell is None:
+        return "–"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, Share):
+        return number(float(cell), "%")
+    if isinstance(cell, int):
+        return str(cell)
+    if isinstance(cell, float):
+        return f"{cell:.4g}" if is_number(cell) else "–"
+    return str(cell)
+
+
+def plain(value: Any) -> Any:
+    """The same for a JSON file: numbers that are none become null, what JSON does not know becomes text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, str) or value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if is_number(value) else None
+    if isinstance(value, Sequence):
+        return [plain(part) for part in value]
+    return str(value)
+
+
+def table_of(raw: Mapping[str, Any]) -> Table:
+    """A table of evaluation.json.
+
+    Raises:
+        ValueError: it has no columns or rows.
+    """
+    columns, rows = raw.get("columns"), raw.get("rows")
+    if not isinstance(columns, list) or not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise ValueError("no lists of columns and rows")
+    title = str(raw.get("title") or raw.get("id") or "table")
+    names = [str(column) for column in columns]
+    # A row that is too short or too long would shift what stands under a heading.
+    full = [(row + [None] * len(names))[: len(names)] for row in rows]
+    return Table(str(raw.get("id") or title), title, str(raw.get("note") or ""), names, full)

@@ -1,0 +1,311 @@
+"""Sections on what was run: alarms, the comparison of runs, data, sessions, versions and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from lit_align.evaluation.environment import versions
+from lit_align.evaluation.plain import flat
+from lit_align.evaluation.report_blocks import AlarmNote, Alarms, Block, Section, Share, Table, Text, shown
+from lit_align.evaluation.run_files import Row, RunFiles, mapping
+from lit_align.evaluation.series import HELD_OUT, collect, is_number
+from lit_align.evaluation.training_figures import PANELS
+
+_COUNTS = {
+    "read": "rows read",
+    "kept": "rows kept",
+    "truncated": "cut to the limits on length",
+    "prompt_truncated": "of these, the prompt",
+    "eos_lost": "of these, the end of the turn was lost",
+    "boundary_mismatches": "prompt alone gives other tokens than with its completion",
+    "special_strings": "special-token strings in the words",
+    "double_bos": "a second BOS was removed",
+}
+_ALARMS = {
+    "displacement": (
+        "Likelihood displacement",
+        "Preference losses see differences only: the margin can grow while the chosen answers themselves become less "
+        "likely, and the probability goes to answers that nobody has judged.",
+    ),
+    "not_finite": (
+        "Training stopped at numbers that are not finite",
+        "One infinite or undefined gradient makes every weight undefined, so training does not go on with it.",
+    ),
+    "skipped_step": (
+        "Optimiser steps were left out",
+        "Their loss or gradient was infinite or undefined. The rows of these steps taught the model nothing.",
+    ),
+    "data/dropped": ("Many rows of the data are not used", "The model learns from less than the file seems to hold."),
+    "data/truncated": ("Many rows are cut", "The model sees them without a part of their text."),
+    "data/eos_lost": ("Ends of turns are lost", "A model that never sees an end learns to run on."),
+    "data/boundary_mismatches": (
+        "Prompts are tokenised in two ways",
+        "The model is asked in other tokens than those that it was trained on.",
+    ),
+    "data/special_strings": (
+        "Special tokens in the words",
+        "Text that looks like a control token is read as text, or as the token itself, and seldom as it was meant.",
+    ),
+}
+"""What an alarm is called, and what it means."""
+_HIGHER = ("accuracies", "accuracy", "margins", "margin", "mean_token_accuracy", "win_rate")
+_LOWER = ("loss", "nll_loss")
+_QUANTILES = {"0": "min", "0.25": "25 %", "0.5": "median", "0.75": "75 %", "0.95": "95 %", "1": "max"}
+_MOST_STEPS = 12
+
+
+# -------------------------------------------------------------------- alarms
+
+
+def alarms(runs: Sequence[RunFiles]) -> list[Section]:
+    """What the callbacks of the runs have raised, explained; and which runs were quiet."""
+    by_name: dict[str, list[tuple[RunFiles, list[Row]]]] = {}
+    quiet: list[str] = []
+    for run in runs:
+        found, known = _alarms_of(run), run.alarms is not None
+        for name in dict.fromkeys(str(row.get("name", "alarm")) for row in found):
+            of = [row for row in found if str(row.get("name", "alarm")) == name]
+            by_name.setdefault(name, []).append((run, of))
+        if not found and (known or run.metrics):
+            said = "no alarms were raised." if known else "no alarms in its metrics; it kept no alarms.jsonl."
+            quiet.append(f"{run.label}: {said}" if len(runs) > 1 else said)
+    notes = [_note(name, of, named=len(runs) > 1) for name, of in by_name.items()]
+    if not notes and not quiet:
+        return []
+    return [
+        Section(
+            "alarms", "Alarms", "", [Alarms(notes, quiet if len(runs) > 1 else [text.capitalize() for text in quiet])]
+        )
+    ]
+
+
+def _alarms_of(run: RunFiles) -> list[Row]:
+    """Those of alarms.jsonl; of a run without that file, the steps at which a metric says so."""
+    if run.alarms is not None:
+        return run.alarms
+    found: list[Row] = []
+    for name, points in collect(run.metrics).items():
+        if name.startswith("alarms/"):
+            starts = [
+                step for (_, was), (step, now) in zip([(0, 0.0), *points], points, strict=False) if now and not was
+            ]
+            found += [{"step": int(step), "name": name.removeprefix("alarms/")} for step in starts]
+    return found
+
+
+def _note(name: str, of: Sequence[tuple[RunFiles, list[Row]]], *, named: bool) -> AlarmNote:
+    title, meaning = _ALARMS.get(name, (name.replace("_", " "), ""))
+    seen = []
+    for run, rows in of:
+        when = _when([row["step"] for row in rows if is_number(row.get("step")) and row["step"] > 0])
+        # Of an alarm that rang often, the last words stand for all.
+        words = str(rows[-1].get("words") or "")
+        seen.append({"run": run.label if named else "", "when": when, "words": words, "times": len(rows)})
+    return AlarmNote(name, title, meaning, str(of[-1][1][-1].get("advice") or ""), seen)
+
+
+def _when(steps: Sequence[float]) -> str:
+    if not steps:
+        return "before training"
+    more = f" and {len(steps) - _MOST_STEPS} more" if len(steps) > _MOST_STEPS else ""
+    return f"step{'s' if len(steps) > 1 else ''} {', '.join(f'{step:.0f}' for step in steps[:_MOST_STEPS])}{more}"
+
+
+# -------------------------------------------------------------------- comparison
+
+
+def comparison(runs: Sequence[RunFiles]) -> list[Section]:
+    """Of several runs, what each came to and in what they differ."""
+    trained = [run for run in runs if run.metrics]
+    blocks: list[Block] = []
+    if len(trained) > 1:
+        blocks.append(_values(trained))
+    known = [run for run in runs if run.config]
+    if len(known) > 1:
+        blocks.append(_differences(known))
+    lead = "Values of single steps are noisy; curves over all steps follow below."
+    return [Section("comparison", "Runs compared", lead if len(trained) > 1 else "", blocks)] if blocks else []
+
+
+def _values(runs: Sequence[RunFiles]) -> Table:
+    """Final and best values of what the runs have logged."""
+    series = [collect(run.metrics) for run in runs]
+    known = [name for panel in PANELS for name in panel.names]
+    names = [full for name in known for full in (HELD_OUT + name, name) if any(full in of for of in series)]
+    percent = {name for panel in PANELS if panel.unit == "%" for name in panel.names}
+    columns, rows = ["metric"], []
+    for run in runs:
+        columns += [f"{run.label}: final", f"{run.label}: best"]
+    for name in names:
+        share = name.removeprefix(HELD_OUT) in percent
+        row: list[Any] = [name]
+        for of in series:
+            points = of.get(name, [])
+            kind: Callable[[float], float] = Share if share else float
+            best = _best(name, points)
+            row.append(kind(points[-1][1]) if points else None)
+            row.append(f"{shown(kind(best[1]))} (step {best[0]:.0f})" if best else None)
+        rows.append(row)
+    steps: list[Any] = ["last step"]
+    for run in runs:
+        steps += [max((int(row["step"]) for row in run.metrics if is_number(row.get("step"))), default=None), None]
+    note = "val/ is held-out data. The best value is named where more, or less, is plainly better."
+    return Table("final_and_best", "Final and best values", note, columns, [steps, *rows])
+
+
+def _best(name: str, points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """Step and value; None where it is a matter of opinion."""
+    last = name.rpartition("/")[2]
+    if not points or last not in (*_HIGHER, *_LOWER):
+        return None
+    sign = 1 if last in _HIGHER else -1
+    return max(points, key=lambda point: sign * point[1])
+
+
+def _differences(runs: Sequence[RunFiles]) -> Table:
+    """Settings that are not the same everywhere."""
+    settings = [dict(flat(dict(run.config))) for run in runs]
+    names = dict.fromkeys(name for of in settings for name in of)
+    rows = [
+        [name, *(None if name not in of else _value(of[name]) for of in settings)]
+        for name in names
+        if any(of.get(name) != settings[0].get(name) for of in settings)
+    ]
+    same = "Settings that are the same everywhere, and those that are null, are left out."
+    note = same if rows else "The runs have the same settings, as far as their folders say."
+    return Table("settings", "Settings in which they differ", note, ["setting", *(run.label for run in runs)], rows)
+
+
+def _value(value: Any) -> Any:
+    return (
+        value if isinstance(value, (str, int, float, bool)) else yaml.safe_dump(value, default_flow_style=True).strip()
+    )
+
+
+# -------------------------------------------------------------------- data
+
+
+def data(runs: Sequence[RunFiles]) -> list[Section]:
+    """What became of every row."""
+    blocks: list[Block] = []
+    for run in runs:
+        # Two splits of one file have one report.
+        tables: list[tuple[list[str], Row]] = []
+        for split, report in run.data_report.items():
+            if isinstance(report, dict):
+                table = data_table("", report)
+                same = next((splits for splits, other in tables if other == table), None)
+                tables.append(([split], table)) if same is None else same.append(split)
+        for splits, table in tables:
+            title = " and ".join(splits)
+            blocks += _data_blocks(title if len(runs) == 1 else f"{run.label}: {title}", table)
+    return [Section("data", "Data", "What became of every row.", blocks)] if blocks else []
+
+
+def _data_blocks(title: str, table: Row) -> list[Block]:
+    lengths = table["quantiles"]
+    about = ", ".join(filter(None, (table["source"], table["format"])))
+    note = "; ".join(filter(None, [about, *table["notes"]]))
+    blocks: list[Block] = [Table("data", title, note, ["", "rows"], [list(row) for row in table["counts"]])]
+    if lengths:
+        names = list(next(iter(lengths.values())))
+        rows = [[part, *(values.get(name) for name in names)] for part, values in lengths.items()]
+        columns = ["tokens", *(_QUANTILES.get(name, name) for name in names)]
+        blocks.append(Table("lengths", f"{title}, lengths", "", columns, rows))
+    return blocks
+
+
+def data_table(split: str, report: Row) -> Row:
+    """What became of the rows of one split, as a page shows it."""
+    counts = [(words, _total(report.get(name))) for name, words in _COUNTS.items()]
+    for group, verb in (("dropped", "dropped"), ("left_out", "not used")):
+        counts += [(f"{verb}: {reason}", _total(tally)) for reason, tally in mapping(report.get(group)).items()]
+    always = {_COUNTS["read"], _COUNTS["kept"]}
+    named = {part: report.get(f"{part}_tokens") for part in ("prompt", "completion")}
+    notes = report.get("notes")
+    return {
+        "split": split,
+        "source": str(report.get("source", "")),
+        "format": str(report.get("format", "")),
+        "counts": [(words, total) for words, total in counts if total != "0" or words in always],
+        "quantiles": {part: values for part, values in named.items() if isinstance(values, dict) and values},
+        "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
+    }
+
+
+def _total(tally: Any) -> str:
+    """A count, with the first rows that it counts."""
+    if not isinstance(tally, dict):
+        return str(tally or 0)
+    known = tally.get("rows")
+    rows = ", ".join(map(str, known if isinstance(known, list) else [])) + (", ..." if tally.get("more") else "")
+    total = tally.get("total", 0)
+    return f"{total} (rows {rows})" if rows and total else str(total)
+
+
+# -------------------------------------------------------------------- what was run
+
+
+def what_was_run(runs: Sequence[RunFiles]) -> list[Section]:
+    """Sessions, versions and settings."""
+    blocks: list[Block] = []
+    sessions = [row for run in runs for row in _sessions(run, named=len(runs) > 1)]
+    if sessions:
+        columns = ["session", "started (UTC)", "ended", "steps", "seed", "on", "outcome"]
+        blocks.append(Table("sessions", "Sessions", "A run that was resumed has several.", columns, sessions))
+        blocks += [
+            Text(f"{run.label}: command", "\n".join(dict.fromkeys(str(s.get("command", "")) for s in run.sessions)))
+            for run in runs
+            if run.sessions
+        ]
+    blocks += [
+        Text(
+            f"{run.label}: settings",
+            yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True, width=110),
+        )
+        for run in runs
+        if run.config
+    ]
+    blocks.append(_versions(runs))
+    return [Section("what", "What was run", "", blocks)]
+
+
+def _sessions(run: RunFiles, *, named: bool) -> list[list[Any]]:
+    rows = []
+    for place, session in enumerate(run.sessions, start=1):
+        last = session.get("to_step")
+        if last is None:
+            # Killed, or still running: what came of it is where the next one went on, or the last line that was left.
+            logged = [row["step"] for row in (*run.metrics, *run.timing) if is_number(row.get("step"))]
+            reached = max(logged, default=None) if place == len(run.sessions) else run.sessions[place].get("from_step")
+            last = f"{reached:.0f} or later" if is_number(reached) else "?"
+        device, processes = session.get("device"), session.get("processes")
+        ended = str(session.get("outcome") or "did not say: killed, or still running")
+        rows.append([
+            f"{run.label}, {place}" if named else str(place),
+            _time(session.get("started")), _time(session.get("ended")),
+            f"{session.get('from_step', 0)} to {last}",
+            session.get("seed"),
+            f"{device} × {processes}" if processes and processes != 1 else device,
+            ended,
+        ])  # fmt: skip
+    return rows
+
+
+def _time(value: Any) -> str | None:
+    return str(value).replace("T", " ").replace("Z", "") if value else None
+
+
+def _versions(runs: Sequence[RunFiles]) -> Table:
+    """Versions that the runs had, beside those of the machine that writes the page."""
+    here = versions()
+    recorded = {run.label: mapping(run.sessions[-1].get("versions")) if run.sessions else {} for run in runs}
+    known: dict[str, Mapping[str, Any]] = {label: of for label, of in recorded.items() if of}
+    names = dict.fromkeys([*(name for of in known.values() for name in of), *here])
+    rows = [[name, *(of.get(name) for of in known.values()), here.get(name)] for name in names]
+    silent = [label for label, of in recorded.items() if not of]
+    note = f"Not recorded by {', '.join(silent)}." if silent else ""
+    return Table("versions", "Versions", note, ["", *known, "where this page was written"], rows, folded=True)

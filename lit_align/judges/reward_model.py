@@ -1,0 +1,118 @@
+"""A reward model as a judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_align.core.batch import Example
+from lit_align.core.errors import ConfigError
+from lit_align.core.ranges import positive
+from lit_align.functional.ensembles import Moments, standardised
+from lit_align.judges.base import Columns, CountingPointwise, Judged
+from lit_align.judges.text_model import CUT, TextModel, check_head, count_cut
+from lit_align.rollouts.engine import Prompt
+
+NOT_FINITE = "the score is not a finite number"
+
+
+class RewardModelJudge(CountingPointwise):
+    """Scores with a sequence classifier of Hugging Face, as `lit-align score` does.
+
+    Args:
+        model: folder or hub name.
+        weights: for a model of several numbers, how much each counts, by the names of its labels; those that are not
+            named do not count. For a base model with `allow_new_head`, as many numbers as there are names.
+        standardise_on: mean and standard deviation of the model's scores on other responses; scores are then in units
+            of that spread, around that mean.
+        allow_new_head: take a model without a head that scores, with a random one.
+        **text_model: further settings of the model and its texts, see `TextModel`.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        weights: dict[str, float] | None = None,
+        standardise_on: tuple[float, float] | None = None,
+        allow_new_head: bool = False,
+        **text_model: Any,
+    ) -> None:
+        self.model = TextModel(model, "reward", **text_model)
+        self.weights = weights
+        self.standardise_on = check_moments("standardise_on", standardise_on)
+        self.allow_new_head = allow_new_head
+
+    def _score(self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Columns) -> list[Judged]:
+        weights = self._output_weights()
+        self.model.outputs = len(weights)
+        check_head(self.model, self.allow_new_head)
+        read = self.model.read(prompts, completions)
+        kept = [example for example in read if isinstance(example, Example)]
+        self.counts.events[CUT] += count_cut(kept)
+        scores = iter(self.model.values(kept, lambda scorer, rows: self._one_number(scorer(rows), weights)))
+        return [
+            finite_or_none(next(scores)[0]) if isinstance(example, Example) else Judged(None, example.reason)
+            for example in read
+        ]
+
+    def _one_number(self, outputs: Tensor, weights: Sequence[float]) -> Tensor:
+        """[M] scores of outputs [M] or [M, K]."""
+        scores = outputs.double()
+        if scores.ndim > 1:
+            scores = scores @ torch.tensor(weights, dtype=torch.float64, device=scores.device)
+        elif self.weights is not None:
+            scores = scores * weights[0]
+        return scores if self.standardise_on is None else standardised(scores, self.standardise_on)
+
+    def _output_weights(self) -> list[float]:
+        """How much each number of the head counts."""
+        names = self.model.label_names or list(self.weights or ["score"])
+        if self.weights is None:
+            if len(names) > 1:
+                raise ConfigError(
+                    "the model gives several numbers, and nothing says how much each counts",
+                    got=f"{self.model.name}: {', '.join(names)}",
+                    fix=f"set weights, as in {{{names[0]}: 1}}",
+                )
+            return [1.0]
+        unknown = [name for name in self.weights if name not in names]
+        if unknown or not self.weights:
+            raise ConfigError(
+                "weights name what the model does not give",
+                got=f"{', '.join(unknown) or 'no weights'}, for {self.model.name}",
+                fix=f"it gives {', '.join(names)}",
+            )
+        return [self.weights.get(name, 0.0) for name in names]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Lengths of texts, tokens of this model."""
+        return [len(ids) for ids in self.model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    def release(self) -> None:
+        """Give back the model's memory."""
+        self.model.release()
+
+
+def finite_or_none(score: float) -> Judged:
+    """The score, or where a model has overflowed, none."""
+    return Judged(score) if math.isfinite(score) else Judged(None, f"{NOT_FINITE}: {score}")
+
+
+def check_moments(name: str, given: Sequence[float] | Mapping[str, float] | None) -> Moments | None:
+    """Mean and standard deviation that scores are standardised by.
+
+    Raises:
+        ConfigError: the standard deviation is not above 0.
+    """
+    if given is None:
+        return None
+    values = Moments(*(given.values() if isinstance(given, Mapping) else given))
+    positive(f"{name}: std", values.std)
+    return values

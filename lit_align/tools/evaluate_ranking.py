@@ -1,0 +1,40 @@
+"""`lit-align evaluate ranking`: many models, best first, and who is told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lit_align.core.errors import ConfigError
+from lit_align.tools.evaluate import finish, named, new_parser, parse
+
+_HELP = """Rank models by mean score, by Bradley-Terry and by Elo, with intervals. Give one file of ranked data (columns
+prompt, responses, scores, models), or a score file for each model as NAME=FILE."""
+
+
+def main(argv: list[str]) -> None:
+    """Run `lit-align evaluate ranking`.
+
+    Raises:
+        ConfigError: an argument will not do.
+        DataError: a file cannot be read, or the models cannot be ranked together.
+    """
+    parser = new_parser("ranking", _HELP)
+    parser.add_argument("data", nargs="*", metavar="FILE", help="one file of ranked data, or NAME=FILE for each model")
+    parser.add_argument("--baseline", metavar="MODEL", help="also win rates against this model, and length-controlled")
+    arguments = parse(parser, argv, ["data"])
+    if len(arguments.data) > 1:
+        files = named(arguments.data, "score files")
+    elif "=" in arguments.data[0] and not Path(arguments.data[0]).is_file():
+        fix = "give one for each model, or a file of ranked data without a name"
+        raise ConfigError("one score file makes no ranking", got=arguments.data[0], fix=fix)
+    else:
+        files = {}
+
+    from lit_align.evaluation.ranking_evaluation import evaluate_ranking, read_ranked, table_of
+    from lit_align.evaluation.score_files import read_scores
+
+    if files:
+        table = table_of({name: read_scores(path, name) for name, path in files.items()})
+    else:
+        table = read_ranked(Path(arguments.data[0]))
+    finish(evaluate_ranking(table, arguments.baseline, arguments.seed), arguments.out, arguments.title)
