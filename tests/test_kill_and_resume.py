@@ -80,9 +80,10 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Weights of the last checkpoint, and the lines of everything that was logged."""
+    """Weights of the last checkpoint, and the lines of everything that was logged: metrics, alarms, timed steps."""
     newest = max((folder / "checkpoints").glob("step=*.ckpt"), key=lambda p: int(p.stem.split("=")[1]))
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = [line for name in ("metrics", "alarms") for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+    lines += [line.partition(",")[0] for line in (folder / "timing.jsonl").read_text().splitlines()]
     return torch.load(newest, weights_only=True)["state_dict"], lines
 
 

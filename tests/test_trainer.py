@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lit_align
-from lit_align.callbacks import DriftAlarm, ExactResume, NonFiniteGuard, RunCheckpoint
+from lit_align.callbacks import DriftAlarm, ExactResume, NonFiniteGuard, RunCheckpoint, RunRecord, Timing
 from lit_align.core.checkpoint_io import AtomicCheckpointIO
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import Scorer
@@ -29,7 +29,7 @@ from tests.helpers import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-ALWAYS = (ExactResume, NonFiniteGuard, DriftAlarm, RunCheckpoint)
+ALWAYS = (ExactResume, NonFiniteGuard, DriftAlarm, RunCheckpoint, RunRecord, Timing)
 
 
 @pytest.fixture
@@ -78,6 +78,12 @@ def test_the_users_own_take_their_place():
 def test_no_checkpoints_where_they_are_not_wanted(settings):
     trainer = AlignTrainer(**({"accelerator": "cpu"} | settings))
     assert not trainer.checkpoint_callbacks
+
+
+@pytest.mark.parametrize("settings", [{"logger": False}, {"barebones": True}])
+def test_no_record_of_a_run_that_is_not_logged(settings):
+    kinds = _kinds(AlignTrainer(**({"accelerator": "cpu"} | settings)))
+    assert not {RunRecord, Timing} & {*kinds}
 
 
 def test_safe_defaults():

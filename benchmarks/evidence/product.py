@@ -30,7 +30,7 @@ class Method(NamedTuple):
         """Whether the product has the class."""
         return getattr(lit_align, self.name, None) is not None
 
-    def build(self) -> LanguageModelModule:
+    def build(self) -> Any:
         """The method, without a model behind it."""
         return getattr(lit_align, self.name)(policy="unused", **self.kwargs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,8 +88,14 @@ def fitted_temperature(chosen: Floats, rejected: Floats) -> float | None:
     return 1 / float(np.sqrt(low * high))
 
 
-def halves(n: int, seed: int = 0) -> tuple[Mask, Mask]:
-    """Two halves of n pairs at random, as masks [N]: one to fit a temperature on, one to measure it on."""
-    first = np.zeros(n, dtype=bool)
-    first[np.random.default_rng(seed).permutation(n)[: n // 2]] = True
+def halves(clusters: Sequence[Hashable], seed: int = 0) -> tuple[Mask, Mask]:
+    """Two halves of pairs at random, as masks [N]: one to fit a temperature on, one to measure it on.
+
+    Args:
+        clusters: which row a pair comes from; rows are not split.
+        seed: of the halving.
+    """
+    rows = list(dict.fromkeys(clusters))
+    chosen = {rows[place] for place in np.random.default_rng(seed).permutation(len(rows))[: len(rows) // 2]}
+    first = np.array([cluster in chosen for cluster in clusters], dtype=bool)
     return first, ~first

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_align.evaluation.compare_data import flat
 from lit_align.evaluation.document import Cell, Document, cells
 from lit_align.evaluation.intervals import Floats, over_examples
 from lit_align.evaluation.kept_files import Record
@@ -27,6 +28,8 @@ from lit_align.evaluation.score_files import Scored, prompt_text
 from lit_align.evaluation.win_rates import preferences, win_rate
 
 _SAMPLES = 12
+_MOST_UNJUDGED = 0.02
+"""Share of what a judge was asked that may go without a verdict unsaid."""
 _INTERVAL = "95 % intervals are from a bootstrap over prompts."
 
 
@@ -106,13 +109,14 @@ def _win_rates(document: Document, found: Evaluated, seed: int) -> None:
             rates = length_controlled_rates(against, chars, baseline, seed)
             controlled += [[judge, name, *length_cells(*rate)] for name, rate in rates.items()]
         _differences(document, judge, verdicts, others, baseline)
-        if len(names) > 2 and verdicts.scores:
-            _ranking(document, judge, verdicts, names, seed)
     note = "Ties count half; prompts that the judge could not judge count nowhere else."
     columns = ["judge", "model", "against", "win rate", "low", "high", "wins", "ties", "losses", "not judged"]
     document.table("Win rates", columns, rows, f"{note} {_INTERVAL}")
     title = f"Length-controlled win rates against {baseline}"
     document.table(title, ["judge", "model", *LENGTH_COLUMNS], controlled, LENGTH_NOTE)
+    for judge, verdicts in found.verdicts.items():
+        if len(names) > 2 and verdicts.scores:
+            _ranking(document, judge, verdicts, names, seed)
     document.summary["win_rates"] = {
         judge: {row[1]: row[3] for row in rows if row[0] == judge and row[2] == baseline} for judge in found.verdicts
     }
@@ -225,16 +229,21 @@ def _lengths(document: Document, found: Evaluated) -> None:
 def _unjudged(document: Document, found: Evaluated) -> None:
     reasons: Counter[tuple[str, str]] = Counter()
     for judge, verdicts in found.verdicts.items():
+        asked = sum(map(len, verdicts.scores.values())) + sum(map(len, verdicts.compared.values()))
         for records in verdicts.scores.values():
             reasons.update((judge, _sentence(r.meta.get("reason", ""))) for r in records if r.score is None)
         for compared in verdicts.compared.values():
             reasons.update((judge, _sentence(r["reason"])) for r in compared if r["probability"] is None)
+        missing = sum(count for (name, _), count in reasons.items() if name == judge)
+        if missing > _MOST_UNJUDGED * asked:
+            document.about += f" {judge} could not judge {missing} of {asked}: do not trust what it says before you "
+            document.about += "have seen why."
     rows: list[list[Cell]] = [[judge, reason, count] for (judge, reason), count in sorted(reasons.items())]
     document.table("Not judged", ["judge", "reason", "times"], rows)
     facts: list[list[Cell]] = [
         [judge, name, value]
         for judge, verdicts in found.verdicts.items()
-        for name, value in verdicts.facts.items()
+        for name, value in flat(verdicts.facts)
         if isinstance(value, (int, float, str))
     ]
     note = "What judges say of their own ways, since they were last asked."

@@ -60,6 +60,11 @@ def read_ranked(path: Path) -> Table:
     return Table(names, values[:, :, 0], values[:, :, 1])
 
 
+def is_ranked(path: Path) -> bool:
+    """Whether a file holds ranked data, rather than scores of single responses."""
+    return "responses" in next(iter(iterate_file(path)))[1]
+
+
 def _ranked_row(row: Mapping[str, Any], path: Path, number: int) -> dict[str, tuple[float, float]]:
     responses, scores, models = row["responses"], row["scores"], row["models"]
     if not len(responses) == len(scores) == len(models):

@@ -11,6 +11,7 @@ import numpy as np
 from lit_align.core.errors import DataError
 from lit_align.evaluation.calibration import calibration, fitted_temperature, halves
 from lit_align.evaluation.document import Cell, Document, cells, common_range
+from lit_align.evaluation.generator_scores import add_generators
 from lit_align.evaluation.intervals import Mask, over_clusters
 from lit_align.evaluation.reward_metrics import (
     Columns,
@@ -110,6 +111,7 @@ def evaluate_rewards(files: Mapping[str, Sequence[Scored]], by: Sequence[str] = 
     _sections(document, models)
     _words(document, models[0])
     _distributions(document, models)
+    add_generators(document, files)
     document.table("Responses left out", ["reward model", "reason", "responses"], left_out)
     _samples(document, models[-1])
     dropped = dict.fromkeys(document.labels, 0)
@@ -196,7 +198,7 @@ def _calibration(document: Document, models: Sequence[Judged], seed: int) -> Non
         rows.append([model.name, "all pairs", 1.0, everything.ece, everything.brier, everything.nll, len(chosen)])
         lines[model.name] = [[part.confidence, part.accuracy] for part in everything.bins]
         document.summary[model.name] |= {"ece": everything.ece, "brier": everything.brier, "nll": everything.nll}
-        fit, rest = halves(len(chosen), seed)
+        fit, rest = halves(model.columns.clusters, seed)
         if not (fit.any() and rest.any()):
             continue
         fitted = fitted_temperature(chosen[fit], rejected[fit])
@@ -211,8 +213,8 @@ def _calibration(document: Document, models: Sequence[Judged], seed: int) -> Non
     note = (
         "The probability of a preference is sigmoid((chosen - rejected) / temperature). ECE: 10 equal bins of "
         "confidence from 0.5 to 1. Brier: mean (1 - p)^2. NLL: mean -ln p, nats (0.693 is chance). The fitted "
-        "temperature has the least NLL on a random half of the pairs and is measured on the other; none is given where "
-        "the model is no better than chance there, or never wrong."
+        "temperature has the least NLL on the pairs of a random half of the rows and is measured on the others; none "
+        "is given where the model is no better than chance there, or never wrong."
     )
     columns = ["reward model", "measured on", "temperature", "ECE", "Brier", "NLL", "pairs"]
     document.table("Calibration", columns, rows, note)

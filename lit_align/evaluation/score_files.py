@@ -106,7 +106,8 @@ def _of_score(row: Mapping[str, Any], path: Path, number: int, rm: str) -> Score
         fix = "score with a reward model, or with a method that has an implicit reward, such as DPO"
         raise DataError("a record has no reward", file=str(path), row=number, value=sorted(row), fix=fix)
     response = _CLOSING.sub("", _text(row, "completion", path, number))
-    meta = {name: row[name] for name in ("file", "row", "given_score", "label", "truncated") if name in row}
+    known = ("file", "row", "response", "given_score", "label", "truncated")
+    meta = {name: row[name] for name in known if name in row}
     score = _score(row, "reward", path, number)
     if score is None:
         raise _error("a response has no reward", row, "reward", path, number, "score it again")
@@ -228,7 +229,7 @@ def _pairs(group: Sequence[Scored]) -> list[Pair]:
 
 
 def with_columns(records: Sequence[Scored], names: Sequence[str]) -> list[Scored]:
-    """Add columns of the data to `meta`, for records of `lit-align score`, which name their file and row.
+    """Add columns of the data to `meta`, and who wrote a response, for records that name their file and row.
 
     Columns that the data do not have, and data that are no longer where they were, are passed over.
 
@@ -239,23 +240,26 @@ def with_columns(records: Sequence[Scored], names: Sequence[str]) -> list[Scored
     wanted: dict[str, set[int]] = {}
     for record in records:
         file, row = record.meta.get("file"), record.meta.get("row")
-        if file and isinstance(row, int) and any(name not in record.meta for name in names):
+        if file and isinstance(row, int):
             wanted.setdefault(file, set()).add(row)
     rows: dict[tuple[str, int], Mapping[str, Any]] = {}
     for file, numbers in wanted.items():
         if Path(file).is_file():
             rows |= {(file, number): row for number, row in iterate_file(Path(file)) if number in numbers}
     return [
-        record._replace(
-            meta={
-                name: value
-                for name, value in rows.get((record.meta.get("file", ""), record.meta.get("row", 0)), {}).items()
-                if name in names
-            }
-            | record.meta
-        )
+        _joined(record, rows.get((record.meta.get("file", ""), record.meta.get("row", 0)), {}), names)
         for record in records
     ]
+
+
+def _joined(record: Scored, row: Mapping[str, Any], names: Sequence[str]) -> Scored:
+    """A record with columns of its row; ranked data may also say who wrote it."""
+    meta = {name: value for name, value in row.items() if name in names} | record.meta
+    models, place = row.get("models"), record.meta.get("response")
+    # Empty responses are not counted, so where there is one, numbers are no places.
+    if isinstance(models, list) and isinstance(place, int) and place < len(models) and all(row.get("responses", [""])):
+        record = record._replace(model=str(models[place]))
+    return record._replace(meta=meta)
 
 
 def prompt_text(prompt: Any) -> str:

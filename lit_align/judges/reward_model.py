@@ -26,7 +26,8 @@ class RewardModelJudge(CountingPointwise):
     Args:
         model: folder or hub name.
         weights: for a model of several numbers, how much each counts, by the names of its labels; those that are not
-            named do not count. For a base model with `allow_new_head`, as many numbers as there are names.
+            named do not count. The one number of a cost model counts negatively without being told. For a base model
+            with `allow_new_head`, as many numbers as there are names.
         standardise_on: mean and standard deviation of the model's scores on other responses; scores are then in units
             of that spread, around that mean.
         allow_new_head: take a model without a head that scores, with a random one.
@@ -65,10 +66,9 @@ class RewardModelJudge(CountingPointwise):
     def _one_number(self, outputs: Tensor, weights: Sequence[float]) -> Tensor:
         """[M] scores of outputs [M] or [M, K]."""
         scores = outputs.double()
-        if scores.ndim > 1:
-            scores = scores @ torch.tensor(weights, dtype=torch.float64, device=scores.device)
-        elif self.weights is not None:
-            scores = scores * weights[0]
+        if scores.ndim == 1:
+            scores = scores[:, None]
+        scores = scores @ torch.tensor(weights, dtype=torch.float64, device=scores.device)
         return scores if self.standardise_on is None else standardised(scores, self.standardise_on)
 
     def _output_weights(self) -> list[float]:
@@ -81,7 +81,8 @@ class RewardModelJudge(CountingPointwise):
                     got=f"{self.model.name}: {', '.join(names)}",
                     fix=f"set weights, as in {{{names[0]}: 1}}",
                 )
-            return [1.0]
+            # A cost model's number is lower for what is better.
+            return [-1.0 if list(names) == ["cost"] else 1.0]
         unknown = [name for name in self.weights if name not in names]
         if unknown or not self.weights:
             raise ConfigError(

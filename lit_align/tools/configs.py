@@ -39,8 +39,10 @@ def summary(path: Path) -> str:
 
 def list_all() -> None:
     """Print every configuration with its description."""
-    for slug, path in available().items():
-        print(f"{slug:<20}{summary(path)}")
+    known = available()
+    width = max(map(len, known)) + 2
+    for slug, path in known.items():
+        print(f"{slug:<{width}}{summary(path)}")
 
 
 def show(slug: str) -> None:

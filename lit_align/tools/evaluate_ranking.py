@@ -8,7 +8,8 @@ from lit_align.core.errors import ConfigError
 from lit_align.tools.evaluate import finish, named, new_parser, parse
 
 _HELP = """Rank models by mean score, by Bradley-Terry and by Elo, with intervals. Give one file of ranked data (columns
-prompt, responses, scores, models), or a score file for each model as NAME=FILE."""
+prompt, responses, scores, models), or what `lit-align score` says of such data, or a score file for each model as
+NAME=FILE."""
 
 
 def main(argv: list[str]) -> None:
@@ -30,11 +31,19 @@ def main(argv: list[str]) -> None:
     else:
         files = {}
 
-    from lit_align.evaluation.ranking_evaluation import evaluate_ranking, read_ranked, table_of
-    from lit_align.evaluation.score_files import read_scores
+    from lit_align.evaluation.generator_scores import by_generator
+    from lit_align.evaluation.ranking_evaluation import evaluate_ranking, is_ranked, read_ranked, table_of
+    from lit_align.evaluation.score_files import read_scores, with_columns
 
     if files:
         table = table_of({name: read_scores(path, name) for name, path in files.items()})
-    else:
+    elif is_ranked(Path(arguments.data[0])):
         table = read_ranked(Path(arguments.data[0]))
+    else:
+        records = with_columns(read_scores(arguments.data[0]), [])
+        models = by_generator(records)
+        if len(models) < 2:
+            fix = "give a score file for each model, NAME=FILE, or scores of ranked data whose rows name the models"
+            raise ConfigError("the score file does not say who wrote the responses", got=arguments.data[0], fix=fix)
+        table = table_of(models)
     finish(evaluate_ranking(table, arguments.baseline, arguments.seed), arguments.out, arguments.title)

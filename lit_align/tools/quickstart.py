@@ -17,7 +17,8 @@ from lit_align.tools.command import run_command
 from lit_align.tools.configs import find
 
 _MARKER = "quickstart.json"
-_PARTS = ("data", "model", "cache", "sft", "dpo", "report.html", _MARKER)
+_PARTS = ("data", "model", "cache", "sft", "dpo", "report.html", "report.json", "report_figures",
+          "report_samples.jsonl", _MARKER)  # fmt: skip
 """What a quickstart leaves in its folder; a second one replaces it."""
 _ENVIRONMENT = {
     # A model this small gains little from more threads, and loses much where cores are shared.

@@ -105,6 +105,15 @@ def test_ranking(tmp_path, capsys, monkeypatch):
     assert main(["evaluate", "ranking", "one.jsonl", "two.jsonl", "--baseline", "two", "--out", "files"]) == 0
     same = read(tmp_path / "files")
     assert same["tables"] == found["tables"]
+    lines = [
+        {"file": "ranked.jsonl", "row": n + 1, "response": place, "given_score": row["scores"][place], "prompt": "p",
+         "completion": row["responses"][place], "tokens": 3, "reward": row["scores"][place]}
+        for n, row in enumerate(rows) for place in (0, 1)
+    ]  # fmt: skip
+    (tmp_path / "scored.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["evaluate", "ranking", "scored.jsonl", "--baseline", "two", "--out", "scored"]) == 0
+    assert read(tmp_path / "scored")["tables"] == found["tables"]
+    assert "does not say who wrote" in refused(capsys, "ranking", "one.jsonl")
     assert "one score file makes no ranking" in refused(capsys, "ranking", "one=one.jsonl")
     assert "no such baseline" in refused(capsys, "ranking", "ranked.jsonl", "--baseline", "three")
 

@@ -24,6 +24,7 @@ from lit_align.core.layout import build_rows
 from lit_align.core.policy import LoRASpec, PolicySpec, QuantizationSpec, build_policy, load_tokenizer
 from lit_align.core.saving import save_policy
 from lit_align.functional.ensembles import combined
+from lit_align.judges import RewardModelJudge
 from tests.methods.scoring import move
 from tests.rows import CONVERT, write_files
 
@@ -121,6 +122,16 @@ def test_the_row_of_quality_is_all_that_is_left_of_odin(files, tiny_model_dir):
     assert [record["reward"] for record in lines(Path("again.jsonl"))] == pytest.approx(
         [record["reward"] for record in records], abs=1e-5
     )
+
+
+def test_a_judge_takes_a_cost_for_what_it_is(files, tiny_model_dir):
+    """Higher is better for judges too."""
+    folder, records = train_and_export("CostModel", tiny_model_dir, files)
+    judge = RewardModelJudge(str(folder))
+    rows = lines(Path(files[DataKind.PAIRS]))
+    judged = judge.score([row["prompt"] for row in rows], [row["chosen"] for row in rows])
+    rewards = [record["reward"] for record in records if record["role"] == "chosen"]
+    assert [verdict.score for verdict in judged] == pytest.approx(rewards, abs=1e-4)
 
 
 @pytest.mark.parametrize("further", [(), LORA], ids=["full", "lora"])

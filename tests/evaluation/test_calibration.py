@@ -57,8 +57,11 @@ def test_no_temperature_is_best(chosen, rejected):
 
 
 def test_halves():
-    first, second = halves(7, seed=3)
+    first, second = halves(range(7), seed=3)
     assert (first ^ second).all()
     assert first.sum() == 3
-    assert (halves(7, seed=3)[0] == first).all()
-    assert any((halves(7, seed=s)[0] != first).any() for s in range(3))
+    assert (halves(range(7), seed=3)[0] == first).all()
+    assert any((halves(range(7), seed=s)[0] != first).any() for s in range(3))
+    rows, _ = halves([number // 5 for number in range(50)])
+    assert rows.sum() == 25
+    assert {rows[start : start + 5].sum() for start in range(0, 50, 5)} == {0, 5}

@@ -234,6 +234,7 @@ def test_a_judge_that_can_judge_nothing(tmp_path):
     document = evaluate_policies(Evaluated(Prompts(asked, Counter()), generations, {"long": verdicts}, "a"))
     assert "Win rates" not in [one["title"] for one in document.tables]
     assert table(document, "Not judged")[0]["times"] == 6
+    assert "long could not judge 6 of 6" in document.about
 
 
 def test_verdicts_either_way_round():

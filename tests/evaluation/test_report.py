@@ -14,12 +14,30 @@ import pytest
 import lit_align
 from lit_align.core.errors import ConfigError
 from lit_align.data.module import PreferenceDataModule
+from lit_align.evaluation.figures import render_figure
 from lit_align.evaluation.report import build_report
 from lit_align.evaluation.report_blocks import Share, number, shown
 from lit_align.tools.report import main, with_runs
 from tests.evaluation import pages
 from tests.evaluation.pages import ATTACK, FILES, build, evaluation, lines, metrics
 from tests.rows import write_files
+
+DRAWN: dict = {}
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_drawn_once(monkeypatch):
+    """Most pages here have the same figures, and drawing is nearly all that a page takes."""
+
+    def draw(spec, palette):
+        key = json.dumps([spec, palette._colours, palette._named])
+        if key not in DRAWN:
+            DRAWN[key] = render_figure(spec, palette), dict(palette._colours), palette._named
+        drawn, colours, palette._named = DRAWN[key]
+        palette._colours = dict(colours)
+        return drawn
+
+    monkeypatch.setattr("lit_align.evaluation.report.render_figure", draw)
 
 
 @pytest.fixture

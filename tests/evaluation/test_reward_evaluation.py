@@ -125,3 +125,14 @@ def test_what_cannot_be_evaluated():
 def test_one_pair_is_enough_and_everything_is_the_same_again():
     assert evaluate_rewards({"rm": scores(1)}).tables
     assert evaluate_rewards({"rm": scores()}).as_json() == evaluate_rewards({"rm": scores()}).as_json()
+
+
+def test_scores_by_who_wrote_the_responses():
+    assert "Scores by generator" not in [one["title"] for one in evaluate_rewards({"rm": scores(6)}).tables]
+    records = [one._replace(model="good" if one.source == "chosen" else "bad") for one in scores(6)]
+    document = evaluate_rewards({"rm": records})
+    rows = {row["generator"]: row for row in table(document, "Scores by generator")}
+    assert rows["good"]["mean"] == pytest.approx(np.mean([one.score for one in records if one.source == "chosen"]))
+    assert rows["bad"]["responses"] == 6
+    assert {*figure(document, "Scores by generator and reward model")["groups"]["rm"]} == {"good", "bad"}
+    assert figure(document, "Mean scores of generators by rm")["labels"] == ["good", "bad"]

@@ -71,7 +71,7 @@ def test_records_of_lit_align_score(tmp_path):
         -1.25,
         3,
         2,
-        {"file": "pairs.jsonl", "row": 3, "truncated": False},
+        {"file": "pairs.jsonl", "row": 3, "response": 1, "truncated": False},
     )
 
 
@@ -159,6 +159,14 @@ def test_columns_of_the_data_are_found_by_file_and_row(tmp_path):
     found = with_columns(records, ["source", "margin"])
     assert [one.meta.get("source") for one in found] == ["book", "mine", None, None]
     assert all("chosen" not in one.meta for one in found)
+
+
+def test_ranked_data_say_who_wrote_a_response(tmp_path):
+    whole = {"prompt": "p", "responses": ["a", "b"], "models": ["one", "two"], "scores": [1, 2]}
+    data = write(tmp_path / "data.jsonl", whole, {**whole, "responses": ["", "b"]})
+    metas = [{"file": str(data), "row": row, "response": place} for row, place in ((1, 0), (1, 1), (2, 0), (1, 7))]
+    found = with_columns([record("a", "generated", 1.0, meta=meta) for meta in metas], [])
+    assert [one.model for one in found] == ["one", "two", "", ""]
 
 
 def test_a_prompt_for_people():

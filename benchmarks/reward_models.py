@@ -1,0 +1,246 @@
+"""Reward models on real preferences: do they beat chance, and a rule that sees nothing but lengths, on held-out pairs?
+
+python benchmarks/reward_models.py --policy FOLDER --ranked RANKED --pairs PAIRS [--out FOLDER] [--results FILE]
+
+RANKED: rows with prompt, responses, scores, models (AlpacaEval); PAIRS: rows with chosen and rejected transcripts (HH).
+One model is trained on four fifths of RANKED's prompts, K-wise, and five on PAIRS, each tested on the fifth that it
+has not seen, so that every pair of PAIRS is judged once. Everything is done by `lit-align fit`, `score` and
+`evaluate`; this script splits the rows and puts the numbers together. Killed, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_align.evaluation.intervals import Interval, over_clusters
+from lit_align.evaluation.reward_metrics import spearman
+from lit_align.evaluation.score_files import Pair, pair_up, read_scores
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+FOLDS = 5
+CONTEXT = 1280
+"""Tokens; answers of AlpacaEval are longer than the 512 that the model was pretrained with."""
+RANKED = ("--data.max_length", str(CONTEXT), "--data.max_prompt_length", "128", "--data.batch_size", "8",
+          "--model.learning_rate", "5e-4", "--model.warmup_ratio", "0.05", "--trainer.max_epochs", "2")  # fmt: skip
+PAIRS = ("--data.max_length", "320", "--data.max_prompt_length", "128", "--data.batch_size", "16",
+         "--model.learning_rate", "4e-4", "--trainer.max_epochs", "2")  # fmt: skip
+COMMON = ("--data.validation", "null", "--data.val_split", "0", "--data.chat_template", "transcript",
+          "--trainer.accumulate_grad_batches", "1")  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Train, score, and write what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", type=Path, required=True)
+    parser.add_argument("--ranked", type=Path, required=True)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/reward_models"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/reward_models.json"))
+    given = parser.parse_args()
+    results = {"ranked": ranked(given), "pairs": pairs(given)}
+    given.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    given.results.with_suffix(".md").write_text(page(results), encoding="utf-8")
+    print(page(results))
+
+
+# -------------------------------------------------------------------- the two kinds of data
+
+
+def ranked(given: argparse.Namespace) -> Row:
+    """K-wise reward model on lists of scored answers; the ranking of the models that wrote them."""
+    out = given.out / "ranked"
+    policy = longer_context(given.policy, out / "policy", CONTEXT)
+    train, held_out = folds(given.ranked, out, lambda row: row["prompt"])[0]
+    settings = ["--model.policy", str(policy), *COMMON, *RANKED]
+    scores = scored("kwise_reward", train, held_out, out, settings)
+    lengths = [[len(response) for response in row["responses"]] for row in read(held_out)]
+    found = measured({"": scores}, lambda record: lengths[record.meta["row"] - 1][record.meta["response"]])
+    untrained = measured({"": scored("bradley_terry", None, held_out, out / "untrained", settings)})
+    ours, judge = rankings(scores, held_out, out)
+    return found | {
+        "untrained": untrained["accuracy"],
+        "ranking": ours,
+        "ranking_of_the_data": judge,
+        "spearman": spearman(*(np.array([r[name] for name in sorted(ours)]) for r in (ours, judge))),
+    }
+
+
+def pairs(given: argparse.Namespace) -> Row:
+    """Bradley-Terry reward models on pairs, one for each fold."""
+    out, found, untrained = given.out / "pairs", {}, {}
+    for number, (train, held_out) in enumerate(folds(given.pairs, out, prompt_of)):
+        settings = ["--model.policy", str(given.policy), *COMMON, *PAIRS]
+        fold = out / f"fold={number}"
+        found[str(number)] = scored("bradley_terry", train, held_out, fold, settings)
+        untrained[str(number)] = scored("bradley_terry", None, held_out, fold / "untrained", settings)
+    return measured(found) | {"untrained": measured(untrained)["accuracy"]}
+
+
+def prompt_of(row: Row) -> str:
+    """What a transcript says before its last reply."""
+    return str(row["chosen"]).rpartition("\n\nAssistant:")[0]
+
+
+# -------------------------------------------------------------------- parts
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a file of JSON lines."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def folds(source: Path, out: Path, prompt: Any) -> list[tuple[Path, Path]]:
+    """Files to train on and to test on, for each fold; rows of one prompt are in one fold."""
+    rows = read(source)
+    number = [int(hashlib.sha256(prompt(row).encode()).hexdigest(), 16) % FOLDS for row in rows]
+    files = []
+    for fold in range(FOLDS):
+        train, held_out = out / f"train_{fold}.jsonl", out / f"heldout_{fold}.jsonl"
+        write(train, (row for row, own in zip(rows, number, strict=True) if own != fold))
+        write(held_out, (row for row, own in zip(rows, number, strict=True) if own == fold))
+        files.append((train, held_out))
+    return files
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Write JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def longer_context(policy: Path, folder: Path, tokens: int) -> Path:
+    """A copy of a model whose configuration allows longer texts: rotary positions have no end."""
+    shutil.copytree(policy, folder, dirs_exist_ok=True)
+    for file, name in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
+        settings = json.loads((folder / file).read_text(encoding="utf-8"))
+        (folder / file).write_text(json.dumps(settings | {name: tokens}, indent=2), encoding="utf-8")
+    return folder
+
+
+def scored(method: str, train: Path | None, held_out: Path, run: Path, settings: Sequence[str]) -> Path:
+    """Train, unless there is nothing to train on, and score the held-out rows; what is there already is kept."""
+    scores = run / "scores.jsonl"
+    if scores.is_file():
+        return scores
+    config = CONFIGS / f"{method}.yaml"
+    more: list[str] = []
+    if train is not None:
+        started = time.time()
+        lit_align("fit", "--config", str(config), *settings, "--data.train", str(train),
+                  "--trainer.default_root_dir", str(run), "--ckpt_path", "last")  # fmt: skip
+        write(run / "seconds.jsonl", [{"seconds": round(time.time() - started)}])
+        config, settings, more = run / "config.yaml", [], ["--ckpt_path", "last"]
+    lit_align("score", "--config", str(config), *settings, "--data.predict", str(held_out), "--out", str(scores), *more)
+    return scores
+
+
+def lit_align(*arguments: str) -> None:
+    """Run a verb of the command."""
+    subprocess.run([sys.executable, "-m", "lit_align", *arguments], check=True)
+
+
+def measured(files: dict[str, Path], length: Any = None) -> Row:
+    """Accuracy of scores on all pairs, of the better length rule, and by how much the model beats it.
+
+    Args:
+        files: scores by fold.
+        length: characters of a response, where its record holds only a part of it.
+    """
+    found: list[tuple[str, Pair]] = []
+    for fold, path in files.items():
+        found += [(f"{fold} {pair.chosen.id}", pair) for pair in pair_up(read_scores(path)).pairs]
+    long = length or (lambda record: record.len_chars)
+    right = np.array([_half(pair.chosen.score, pair.rejected.score) for _, pair in found])
+    longer = np.array([_half(long(pair.chosen), long(pair.rejected)) for _, pair in found])
+    rule = longer if longer.mean() >= 0.5 else 1 - longer
+    shorter_won = rule < 0.5
+    clusters = [cluster for cluster, _ in found]
+    accuracy, baseline, gain = over_clusters([right.tolist(), rule.tolist(), (right - rule).tolist()], clusters)
+    return {
+        "pairs": len(found),
+        "prompts": len(set(clusters)),
+        "accuracy": listed(accuracy),
+        "length_rule": "prefer the longer" if longer.mean() >= 0.5 else "prefer the shorter",
+        "length_accuracy": listed(baseline),
+        "gain": listed(gain),
+        "accuracy_where_the_rule_is_wrong": round(float(right[shorter_won].mean()), 4),
+    }
+
+
+def _half(one: float | None, other: float | None) -> float:
+    assert one is not None
+    assert other is not None
+    return 0.5 if one == other else float(one > other)
+
+
+def listed(interval: Interval) -> list[float]:
+    """Estimate, low, high."""
+    return [round(value, 4) for value in interval[:3]]
+
+
+def rankings(scores: Path, held_out: Path, out: Path) -> tuple[Row, Row]:
+    """Bradley-Terry points of the models that wrote the responses: by the reward model, and by the data's scores."""
+    found = []
+    for source, folder in ((scores, out / "ranking"), (held_out, out / "ranking_of_the_data")):
+        lit_align("evaluate", "ranking", str(source), "--out", str(folder))
+        tables = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["tables"]
+        table = next(table for table in tables if "bradley" in table["id"])
+        name, points = table["columns"].index("model"), table["columns"].index("points")
+        found.append({row[name]: row[points] for row in table["rows"]})
+    return found[0], found[1]
+
+
+def page(results: Row) -> str:
+    """The results as a page for people."""
+    lines = [
+        "# Reward models on real preferences",
+        "",
+        "Written by `benchmarks/reward_models.py`. Held-out pairs; 95 % intervals from a bootstrap over prompts.",
+        "",
+        "| data | pairs | prompts | untrained head | trained | length rule | its accuracy | gain over it "
+        "| right where the rule is wrong |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in results.items():
+        cells = [name, row["pairs"], row["prompts"], share(row["untrained"]), share(row["accuracy"]),
+                 row["length_rule"], share(row["length_accuracy"]), share(row["gain"]),
+                 f"{100 * row['accuracy_where_the_rule_is_wrong']:.1f} %"]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    ranked = results["ranked"]
+    lines += [
+        "",
+        "Bradley-Terry points of the models that wrote the answers, by the reward model's scores and by those of the "
+        f"data (GPT-4's); Spearman's correlation of the two {ranked['spearman']:.2f}.",
+        "",
+        "| model | reward model | data |",
+        "|---|---|---|",
+    ]
+    for name, points in sorted(ranked["ranking_of_the_data"].items(), key=lambda item: -item[1]):
+        lines.append(f"| {name} | {ranked['ranking'][name]:.0f} | {points:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def share(triple: Sequence[float]) -> str:
+    """A share with its interval, in percent."""
+    value, low, high = (100 * number for number in triple)
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+if __name__ == "__main__":
+    main()
