@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import count
 from typing import Any
 
@@ -178,8 +179,8 @@ def describe_responses(example: Example, tokenizer: PreTrainedTokenizerBase) -> 
 
     Returns:
         Records with `row`, `response` (from 0; empty ones of the data do not count), what the data say of it
-        (`role`: chosen or rejected; `label`; `given_score`), `prompt` and `completion` as the model sees them,
-        with special tokens and after cutting, and `truncated`.
+        (`role`: chosen or rejected; `label`; `given_score`; `safe`; `ratings`; `step_labels`), `prompt` and
+        `completion` as the model sees them, with special tokens and after cutting, and `truncated`.
     """
     truncated = example.truncated or [False] * len(example.ids)
     return [
@@ -202,4 +203,12 @@ def _role(example: Example, number: int) -> Record:
     for chosen, rejected in example.pairs:
         if number in (chosen, rejected):
             role = {"role": "chosen" if number == chosen else "rejected"}
-    return role if example.scores is None else {**role, "given_score": example.scores[number]}
+    if example.scores is not None:
+        role["given_score"] = example.scores[number]
+    if example.safe is not None:
+        role["safe"] = example.safe[number]
+    for name, values in (("ratings", example.ratings), ("step_labels", example.step_labels)):
+        if values is not None:
+            # JSON has no nan.
+            role[name] = [None if math.isnan(value) else value for value in values]
+    return role

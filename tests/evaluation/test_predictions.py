@@ -99,3 +99,21 @@ class TestTokenRewards:
 def test_a_list_method_ascribes_rewards(pairs, tiny_model_dir):
     records = score(lit_align.RRHF(policy=tiny_model_dir), pairs)
     assert all(record["reward"] == pytest.approx(record["mean_logps"]) for record in records)
+
+
+def test_ratings_of_the_data_stand_beside_the_score(tiny_model_dir, pairs, tmp_path):
+    rows = [
+        {"prompt": "a", "response": "b c", "helpfulness": 3, "verbosity": None},
+        {"prompt": "a", "response": "d", "helpfulness": 0, "verbosity": 2.5},
+    ]
+    (tmp_path / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = lit_align.RegressionReward(policy=tiny_model_dir, attributes=["helpfulness", "verbosity"], weights="mean")
+    records = score(model, "rated.jsonl")
+    assert [record["ratings"] for record in records] == [[3.0, None], [0.0, 2.5]]
+
+
+def test_whether_a_response_is_safe_stands_beside_the_score(tiny_model_dir, pairs, tmp_path):
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "chosen_safe": True, "rejected_safe": False}
+    (tmp_path / "safe.jsonl").write_text(json.dumps(row) + "\n")
+    records = score(lit_align.CostModel(policy=tiny_model_dir), "safe.jsonl")
+    assert {record["role"]: record["safe"] for record in records} == {"chosen": True, "rejected": False}
