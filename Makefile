@@ -12,7 +12,7 @@ WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores > 4 ? 4
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check lint types layout package format bench evidence clean
+.PHONY: help setup quickstart course test test-slow test-gpu check lint types layout package format bench evidence clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -28,6 +28,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 quickstart: setup  ## make data and a model, train, align, report: one self-contained page, under 4 minutes
 	@$(RUN) -m lit_align quickstart
+
+# Without POLICY and DATA, the model and the pairs that the quickstart has made.
+course: setup  ## raw preference rows to a report: POLICY=FOLDER DATA=ROWS [CHAT_TEMPLATE=transcript]
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" POLICY="$(or $(POLICY),runs/quickstart/sft/export)" \
+		DATA="$(or $(DATA),runs/quickstart/data/preferences.jsonl)" PROMPT="$(or $(PROMPT),$(if $(DATA),question,prompt))" \
+		CHAT_TEMPLATE="$(CHAT_TEMPLATE)" OUT="$(or $(OUT),runs/course)" sh examples/course/run.sh
 
 test: setup  ## the fast tests; some of them with ARGS=tests/methods
 	@$(PYTEST) --numprocesses $(WORKERS) --dist worksteal $(ARGS)

@@ -31,16 +31,22 @@ class RewardLoss:
             *inputs: what the method's `losses` takes, [S, B, ...] each.
             **facts: what its `reads` names, [S, ...] each.
         """
-        losses = []
-        for seed, module in enumerate(self.modules):
-            own, named = [part[seed] for part in inputs], {name: fact[seed] for name, fact in facts.items()}
-            if isinstance(module, RatedRewardModule):
-                terms, tokens = module.rating_terms(*own, **named), (~own[1].isnan()).sum()
-            else:
-                # Tokens and steps come as one flat batch here, whose sum the core would divide by their number.
-                terms, tokens = as_terms(module.losses(*own, **named)), len(own[0])
-            losses.append(reduce_terms(terms, Counts(len(own[0]), tokens)))
-        return torch.stack(losses)
+        return torch.stack(
+            [
+                self.of_seed(seed, *(part[seed] for part in inputs), **{name: x[seed] for name, x in facts.items()})
+                for seed in range(len(self.modules))
+            ]
+        )
+
+    def of_seed(self, seed: int, *inputs: Tensor, **facts: Tensor) -> Tensor:
+        """One seed's loss, scalar; inputs [B, ...]."""
+        module = self.modules[seed]
+        if isinstance(module, RatedRewardModule):
+            terms, tokens = module.rating_terms(*inputs, **facts), (~inputs[1].isnan()).sum()
+        else:
+            # Tokens and steps come as one flat batch here, whose sum the core would divide by their number.
+            terms, tokens = as_terms(module.losses(*inputs, **facts)), len(inputs[0])
+        return reduce_terms(terms, Counts(len(inputs[0]), tokens))
 
 
 class Epochs:

@@ -5,7 +5,9 @@
 #   POLICY=stories260k DATA=align_anything_style.jsonl.gz CHAT_TEMPLATE=transcript sh examples/course/run.sh
 #
 # POLICY         folder or hub name of a causal language model
-# DATA           JSON lines with question, response_1, response_2, overall_response (1 or 2), as align-anything has them
+# DATA           JSON lines of pairs: question, response_1, response_2, overall_response (1 or 2), as align-anything
+#                has them, or any other format of pairs
+# PROMPT         the column of the prompts (question)
 # OUT            where everything goes (runs/course)
 # CHAT_TEMPLATE  chatml, transcript or a Jinja file, for a model without a template of its own
 # MAX_LENGTH     tokens of prompt and response (448)
@@ -43,7 +45,7 @@ score() { # where the scores go, further settings
 }
 
 # 1. Rows that are looked at before anything is trained on them.
-done_once split "${PYTHON:-python3}" "$here/split.py" "$DATA" "$out/data" 0.2
+done_once split "${PYTHON:-python3}" "$here/split.py" "$DATA" "$out/data" 0.2 "${PROMPT:-question}"
 
 # 2. A reward model, and the same before training, which knows nothing.
 done_once reward_model train bradley_terry "$POLICY" "$out/reward_model" \

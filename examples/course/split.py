@@ -23,19 +23,26 @@ def main(source: str, out: str, share: str = "0.2", column: str = "question") ->
     """Split one file."""
     opened = gzip.open if source.endswith(".gz") else open
     with opened(source, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    held_out = [row for row in rows if is_held_out(str(row[column]), float(share))]
-    prompts = [{"prompt": prompt} for prompt in dict.fromkeys(str(row[column]) for row in held_out)]
+        rows = [json.loads(line) for line in lines if line.strip()]
+    if any(column not in row for row in rows):
+        sys.exit(f"{source}: not every row has a column {column!r}; give the name of the prompts' column as PROMPT")
+    # As JSON, since a prompt may be a list of messages.
+    prompts = [json.dumps(row[column], ensure_ascii=False) for row in rows]
+    apart = [is_held_out(prompt, float(share)) for prompt in prompts]
+    held_out = dict.fromkeys(prompt for prompt, out_of_sight in zip(prompts, apart, strict=True) if out_of_sight)
     parts = {
-        "train": [row for row in rows if not is_held_out(str(row[column]), float(share))],
-        "heldout": held_out,
-        "prompts": prompts,
+        "train": [row for row, out_of_sight in zip(rows, apart, strict=True) if not out_of_sight],
+        "heldout": [row for row, out_of_sight in zip(rows, apart, strict=True) if out_of_sight],
+        "prompts": [{"prompt": json.loads(prompt)} for prompt in held_out],
     }
+    if not parts["train"] or not parts["heldout"]:
+        sys.exit(f"{source}: {len(rows)} rows are too few to hold a share of {share} of their prompts out")
     Path(out).mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
         Path(out, f"{name}.jsonl").write_text(text, encoding="utf-8")
-    print(f"{len(rows)} rows: {len(parts['train'])} to learn from, {len(held_out)} held out, {len(prompts)} prompts")
+    counts = [len(part) for part in parts.values()]
+    print(f"{len(rows)} rows: {counts[0]} to learn from, {counts[1]} held out, with {counts[2]} prompts")
 
 
 if __name__ == "__main__":

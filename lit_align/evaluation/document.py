@@ -39,27 +39,56 @@ class Document:
         self.kind, self.title, self.seed = kind, title, seed
         self.about = ""
         self.labels: list[str] = []
+        self.headlines: list[dict[str, Any]] = []
         self.tables: list[dict[str, Any]] = []
         self.figures: list[dict[str, Any]] = []
         self.samples: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], note: str = "") -> None:
-        """Add a table; without rows there is none."""
+    def headline(self, name: str, estimate: Interval, unit: str = "", note: str = "", **keys: Any) -> None:
+        """Add a number that a page begins with.
+
+        Args:
+            name: what it is.
+            estimate: the number, and the ends of its 95 % interval.
+            unit: `%` for shares of 1.
+            note: what else is to be known at once.
+            **keys: `chance`, what the number would be if nothing were known.
+        """
+        line = {"name": name, "unit": unit, "after": estimate.mean, "interval": [estimate.low, estimate.high]}
+        self.headlines.append(line | {"note": note} | keys)
+
+    def table(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Cell]],
+        note: str = "",
+        shown: Sequence[int] = (),
+    ) -> None:
+        """Add a table; without rows there is none.
+
+        Args:
+            title: its heading.
+            columns: names.
+            rows: a cell for each column.
+            note: what is to be known to read it.
+            shown: places of the rows that a page shows at once, where the others are shown on demand.
+        """
         if rows:
             assert all(len(row) == len(columns) for row in rows), "a row has a cell for each column"
             names = [str(name) for name in columns]
             entry = {"id": slug(title), "title": title, "note": note, "columns": names, "rows": [list(r) for r in rows]}
-            self.tables.append(entry)
+            self.tables.append(entry | ({"shown": list(shown)} if 0 < len(shown) < len(rows) else {}))
 
     def figure(self, kind: str, title: str, note: str = "", **keys: Any) -> None:
         """Add a figure; see `lit-align report` for the kinds and their keys."""
         entry = {"id": slug(title), "title": title, "note": note, "kind": kind}
         self.figures.append(entry | {name: _rounded(value) for name, value in keys.items()})
 
-    def sample(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    def sample(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], note: str = "") -> None:
         """Set the texts that stand side by side: rows with `prompt`, `texts` and `scores`."""
-        self.samples = {"columns": list(columns), "rows": [dict(row) for row in rows]}
+        self.samples = {"note": note, "columns": list(columns), "rows": [dict(row) for row in rows]}
 
     def as_json(self) -> dict[str, Any]:
         """The content of evaluation.json; what is not finite is null."""
@@ -70,6 +99,7 @@ class Document:
             "labels": self.labels,
             "seed": self.seed,
             "version": __version__,
+            "headline": self.headlines,
             "summary": self.summary,
             "tables": self.tables,
             "figures": self.figures,

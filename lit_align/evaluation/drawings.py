@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import cycle
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -17,8 +17,8 @@ COLOURS = ("#2563eb", "#d97706", "#0f9f83", "#c026d3", "#dc2626", "#0891b2", "#8
 GREY, GREEN = COLOURS[7], COLOURS[2]
 INK = "#37414f"
 _GIVEN = {"chosen": COLOURS[0], "rejected": COLOURS[1], "training": COLOURS[0]}
-_OTHERS = tuple(COLOURS[place] for place in (2, 3, 5, 6, 4, 0, 1, 7))
-"""In the order in which other names get them: first those that stand for nothing yet."""
+_OTHERS = tuple(COLOURS[place] for place in (2, 3, 5, 6, 4, 7, 0, 1))
+"""In the order in which other names get them."""
 _VARIABLES = {
     **{colour: f"--c{number}" for number, colour in enumerate(COLOURS)},
     INK: "--text",
@@ -51,7 +51,9 @@ _STYLE = {
     # Names come from the user's files, and may hold dollar signs.
     "text.parse_math": False,
 }
-_WIDTH, _HEIGHT, _DPI = 4.6, 2.7, 200
+WIDTH, SMALL = 4.6, 3.7
+"""Inches; figures of which three stand side by side are smaller, so that their letters are not."""
+_HEIGHT, _DPI = 2.7, 200
 
 Draw = Callable[[Canvas, Axes], None]
 
@@ -76,6 +78,8 @@ class Drawing(NamedTuple):
 class Palette:
     """Colours by name; a name has the same one in all figures of a page.
 
+    Names that differ in capitals alone share one, for a model is often named after the method that made it.
+
     Args:
         before: name of what training started from: grey.
         after: name of what came of it: green.
@@ -86,21 +90,28 @@ class Palette:
         self._colours = dict(_GIVEN)
         if before and after and before != after:
             self._colours |= {before: GREY, after: GREEN}
-        self._colours |= dict(zip(runs, cycle(COLOURS), strict=False))
-        self._named = 0
+        for name in runs:
+            self.of([name])
 
     def of(self, names: Iterable[str]) -> dict[str, str]:
         """Colours of the series of one figure."""
         names = list(names)
         for name in names:
-            if name in self._colours:
-                continue
-            # The next one that this figure does not show yet.
-            taken = {self._colours.get(other) for other in names}
-            order = [*_OTHERS[self._named % 8 :], *_OTHERS[: self._named % 8]]
-            self._colours[name] = next((colour for colour in order if colour not in taken), order[0])
-            self._named += 1
+            if name not in self._colours:
+                taken = {self._colours[other] for other in names if other in self._colours}
+                self._colours[name] = self._next(name, taken)
         return {name: self._colours[name] for name in names}
+
+    def variable(self, name: str) -> str:
+        """What page.css calls the colour of a name; empty for names that have none."""
+        colour = self._colours.get(name)
+        return f"var({_VARIABLES[colour]})" if colour else ""
+
+    def _next(self, name: str, taken: set[str]) -> str:
+        alike = (colour for other, colour in self._colours.items() if other.casefold() == name.casefold())
+        used = Counter(self._colours.values())
+        free = [colour for colour in (*alike, *sorted(_OTHERS, key=lambda colour: used[colour])) if colour not in taken]
+        return free[0] if free else _OTHERS[0]
 
 
 def drawing(draw: Draw, label: str, *, height: float = _HEIGHT) -> str:
@@ -112,27 +123,28 @@ def drawing(draw: Draw, label: str, *, height: float = _HEIGHT) -> str:
         height: in inches; the width is 4.6.
     """
     with mpl.rc_context(_STYLE):
-        return inline(_svg(_drawn(draw, height)), label, label)
+        return inline(_svg(_drawn(draw, WIDTH, height)), label, label)
 
 
-def in_all_forms(draw: Draw, label: str, name: str, *, height: float = _HEIGHT) -> Drawing:
+def in_all_forms(draw: Draw, label: str, name: str, *, width: float = WIDTH, height: float = _HEIGHT) -> Drawing:
     """The same as SVG for a page, as SVG file and as PNG with a white ground.
 
     Args:
         draw: puts something on a canvas and its axes.
         label: what it shows, for those who cannot see it.
         name: one that no other drawing of the page has.
+        width: in inches.
         height: in inches.
     """
     with mpl.rc_context(_STYLE):
-        canvas = _drawn(draw, height)
+        canvas = _drawn(draw, width, height)
         svg, png = _svg(canvas), io.BytesIO()
         canvas.savefig(png, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
     return Drawing(inline(svg, label, name), svg, png.getvalue())
 
 
-def _drawn(draw: Draw, height: float) -> Canvas:
-    canvas = Canvas(figsize=(_WIDTH, height), layout="constrained")
+def _drawn(draw: Draw, width: float, height: float) -> Canvas:
+    canvas = Canvas(figsize=(width, height), layout="constrained")
     draw(canvas, canvas.subplots())
     # The layout takes half of the time, and is the same in every form.
     canvas.draw_without_rendering()

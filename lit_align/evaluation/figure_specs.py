@@ -17,13 +17,26 @@ Spec = dict[str, Any]
 
 - histogram: unit, edges, counts {name: [..]}, means, medians and numbers {name: ..}, zero
 - box: unit, boxes [{group, name, number, low, q1, median, q3, high, outliers}]
-- bars, points: unit, labels, series {name: [..]}, intervals {name: [[lo, hi], ..]}, horizontal
+- bars, points: unit, labels, series {name: [..]}, intervals {name: [[lo, hi], ..]}, horizontal; optional: owners [..],
+  which of one series say whose colour each label has, and line, a value to compare with
 - scatter: x, y, series {name: [[x, y], ..]}
 - lines: x, y, series, diagonal, percent, looks {name: pale, strong, exact or dots}, colours {name: name}
 """
 
 _MOST_DOTS = 2000
 _BINS = 30
+
+
+def names_of(spec: Spec) -> list[str]:
+    """The names that a figure tells apart by colour."""
+    if spec["kind"] == "box":
+        return list(dict.fromkeys(box["name"] for box in spec["boxes"]))
+    if spec["kind"] == "histogram":
+        return list(spec["counts"])
+    if spec["kind"] in ("bars", "points"):
+        return list(dict.fromkeys(spec.get("owners", ()))) or list(spec["series"])
+    owners = spec.get("colours", {})
+    return list(dict.fromkeys(owners.get(name, name) for name in spec["series"]))
 
 
 def slug(text: str) -> str:
@@ -130,10 +143,21 @@ def _bars(raw: Mapping[str, Any]) -> tuple[Spec, int]:
     if not any(value is not None for values in series.values() for value in values):
         raise ValueError("no numbers to draw")
     long = len(labels) * len(series) > 8 or max(map(len, labels)) * len(labels) > 46
-    return {
+    spec = {
         "unit": str(raw.get("unit") or ""), "labels": labels, "series": series, "intervals": intervals,
         "horizontal": bool(raw.get("horizontal")) or long,
-    }, lost  # fmt: skip
+    }  # fmt: skip
+    return spec | _marks(raw, labels, series), lost
+
+
+def _marks(raw: Mapping[str, Any], labels: Sequence[str], series: Mapping[str, Any]) -> Spec:
+    """What bars and points may have besides: whose colours they have, and a value to compare them with."""
+    found: Spec = {}
+    if raw.get("owners") is not None:
+        found["owners"] = [str(name) for name in raw["owners"]]
+        if len(found["owners"]) != len(labels) or len(series) > 1:
+            raise ValueError(f"{len(found['owners'])} owners for {len(labels)} labels of {len(series)} series")
+    return found | ({"line": float(raw["line"])} if is_number(raw.get("line")) else {})
 
 
 def _points(raw: Mapping[str, Any]) -> tuple[Spec, int]:

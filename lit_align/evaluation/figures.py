@@ -10,29 +10,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from lit_align.evaluation.drawings import INK, Drawing, Palette, in_all_forms
-from lit_align.evaluation.figure_specs import Spec
+from lit_align.evaluation.drawings import COLOURS, INK, SMALL, WIDTH, Drawing, Palette, in_all_forms
+from lit_align.evaluation.figure_specs import Spec, names_of
 
 ROUND = (1, 2, 2.5, 5, 10)
 """Steps of ticks."""
-_HEIGHT, _ROW = 2.7, 0.27
+_HEIGHT, _SMALL_HEIGHT, _ROW, _SINGLE_ROW = 2.7, 2.3, 0.27, 0.22
+_MOST_COLOURS = 6
 _LONGEST = 26
 """Letters of a label that a figure has room for."""
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 """Lines of more series than there are colours."""
 
 
-def render_figure(spec: Spec, palette: Palette) -> Drawing:
+def render_figure(spec: Spec, palette: Palette, *, small: bool = False) -> Drawing:
     """Draw a figure.
 
     Args:
         spec: what it shows; the numbers that stand in the drawing are all in it.
         palette: colours of its series.
+        small: one of three in a row of the page, not of two.
     """
-    draw, rows = _DRAWN[spec["kind"]], _rows(spec)
-    height = max(_HEIGHT, 1.0 + _ROW * rows)
+    draw = _DRAWN[spec["kind"]]
     return in_all_forms(
-        lambda canvas, axes: draw(canvas, axes, spec, palette), describe(spec), spec["id"], height=height
+        lambda canvas, axes: draw(canvas, axes, spec, palette),
+        describe(spec),
+        spec["id"],
+        width=SMALL if small else WIDTH,
+        height=max(_SMALL_HEIGHT if small else _HEIGHT, 1.0 + _room(spec)),
     )
 
 
@@ -70,16 +75,17 @@ def legend(canvas: Canvas, entries: int, letters: int = 0) -> None:
         entries: how many there are.
         letters: of the longest one.
     """
-    columns = max(1, min(entries, 4, 62 // (letters + 6)))
+    columns = max(1, min(entries, 4, int(62 / WIDTH * canvas.get_size_inches()[0]) // (letters + 6)))
     canvas.legend(loc="outside upper left", ncols=columns, handlelength=1.4, labelspacing=0.2, columnspacing=1.2)
 
 
-def _rows(spec: Spec) -> float:
-    """Rows of labels that a figure needs room for."""
+def _room(spec: Spec) -> float:
+    """Inches that a figure needs for its rows of labels."""
     if spec["kind"] == "box":
-        return len(spec["boxes"])
+        return len(spec["boxes"]) * _ROW
     if spec.get("horizontal"):
-        return len(spec["labels"]) * max(1, len(spec["series"]) * 0.6)
+        many = len(spec["series"])
+        return len(spec["labels"]) * (_SINGLE_ROW if many == 1 else max(1, many * 0.6) * _ROW)
     return 0
 
 
@@ -100,7 +106,7 @@ def _histogram(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None
 
 
 def _box(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
-    boxes, names = spec["boxes"], list(dict.fromkeys(box["name"] for box in spec["boxes"]))
+    boxes, names = spec["boxes"], names_of(spec)
     colours = palette.of(names)
     places, place, group = [], 0.0, None
     for box in boxes:
@@ -132,12 +138,14 @@ def _box(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
 
 def _bars(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
     labels, series, across = spec["labels"], spec["series"], spec["horizontal"]
-    colours, width = palette.of(series), 0.8 / len(series)
+    owners, width = spec.get("owners", ()), 0.8 / len(series)
+    colours = palette.of(names_of(spec))
     for number, (name, values) in enumerate(series.items()):
         offsets = [place + (number - (len(series) - 1) / 2) * width for place in range(len(labels))]
         heights = [0.0 if value is None else value for value in values]
         draw = axes.barh if across else axes.bar
-        draw(offsets, heights, width * 0.92, color=colours[name], alpha=0.8, label=short(name))
+        shades = [colours[owner] for owner in owners] or colours[name]
+        draw(offsets, heights, width * 0.92, color=shades, alpha=0.8, label=short(name))
         for place, value, interval in zip(offsets, values, spec["intervals"].get(name, []), strict=False):
             if value is not None and interval is not None:
                 ends, at = interval, [place, place]
@@ -146,22 +154,37 @@ def _bars(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
     (axes.set_xlabel if across else axes.set_ylabel)(spec["unit"])
     if any(value is not None and value < 0 for values in series.values() for value in values):
         (axes.axvline if across else axes.axhline)(0, color=INK, linewidth=0.8)
-    if len(series) > 1:
-        legend(canvas, len(series), max(len(short(name)) for name in series))
+    _line(axes, spec, across=across)
+    if owners:
+        # The bars have no label of their own.
+        axes.containers[0].set_label("_")
+        for name in colours:
+            axes.plot([], [], "s", color=colours[name], alpha=0.8, label=short(name))
+    if len(colours) > 1:
+        legend(canvas, len(colours), max(len(short(name)) for name in colours))
 
 
 def _points(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
     (name, values), *_ = spec["series"].items()
-    colours = palette.of(spec["labels"]) if len(spec["labels"]) <= 8 else palette.of([name])
-    for place, (label, value) in enumerate(zip(spec["labels"], values, strict=True)):
-        colour = colours.get(label) or colours[name]
+    owners = spec.get("owners", ())
+    # Colours that come twice say nothing.
+    colours = palette.of(names_of(spec)) if owners and len({*owners}) <= _MOST_COLOURS else {}
+    for place, value in enumerate(values):
+        colour = colours[owners[place]] if colours else COLOURS[0]
         interval = spec["intervals"].get(name, [None] * len(values))[place]
         if interval is not None:
             axes.plot(interval, [place, place], color=colour, linewidth=2, alpha=0.6, solid_capstyle="round")
         if value is not None:
             axes.plot([value], [place], "o", markersize=6, color=colour)
     _name_rows(axes, spec["labels"], across=True)
+    _line(axes, spec, across=True)
     axes.set_xlabel(spec["unit"])
+
+
+def _line(axes: Axes, spec: Spec, *, across: bool) -> None:
+    """The value that the others are compared with."""
+    if "line" in spec:
+        (axes.axvline if across else axes.axhline)(spec["line"], color=INK, linewidth=1, linestyle=(0, (3, 2)))
 
 
 def _name_rows(axes: Axes, labels: list[str], *, across: bool) -> None:
@@ -191,7 +214,9 @@ def _scatter(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
 
 def _lines(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
     looks, owners = spec.get("looks", {}), spec.get("colours", {})
-    colours = palette.of(dict.fromkeys(owners.get(name, name) for name in spec["series"]))
+    colours = palette.of(names_of(spec))
+    # Where every run has its colour, the legend need not say twice whose it is.
+    named = {owners[name] for name in spec["series"] if looks.get(name) != "dots"} if spec.get("legend") else set()
     dashes, order = cycle(_DASHES), list(colours)
     dash_of = {name: next(dashes) if place and place % 8 == 0 else "-" for place, name in enumerate(order)}
     labels = []
@@ -207,8 +232,9 @@ def _lines(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
             style |= {"linestyle": "--", "linewidth": 1, "marker": "o", "markersize": 4, "markerfacecolor": "#ffffff"}
         elif len(points) <= 20:
             style |= {"marker": "o", "markersize": 3}
-        axes.plot(x, y, label=label, zorder=3 if look == "dots" else 2, **style)
-        labels.append(label)
+        known = look == "dots" and owner in named
+        axes.plot(x, y, label="_" if known else label, zorder=3 if look == "dots" else 2, **style)
+        labels += [] if known else [label]
     if spec.get("diagonal"):
         ends = [min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])]
         axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)

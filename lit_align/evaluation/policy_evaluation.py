@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_align.evaluation.compare_data import flat
 from lit_align.evaluation.document import Cell, Document, cells
 from lit_align.evaluation.intervals import Floats, over_examples
+from lit_align.evaluation.judge_facts import fact_rows
 from lit_align.evaluation.kept_files import Record
 from lit_align.evaluation.policy_files import Prompts, Verdicts
 from lit_align.evaluation.ranking_evaluation import (
@@ -23,9 +23,9 @@ from lit_align.evaluation.ranking_evaluation import (
     length_controlled_rates,
 )
 from lit_align.evaluation.rankings import bradley_terry
-from lit_align.evaluation.reward_evaluation import words_table
 from lit_align.evaluation.score_files import Scored, prompt_text
 from lit_align.evaluation.win_rates import preferences, win_rate
+from lit_align.evaluation.word_tables import add_words
 
 _SAMPLES = 12
 _MOST_UNJUDGED = 0.02
@@ -61,7 +61,7 @@ def evaluate_policies(found: Evaluated, seed: int = 0) -> Document:
     others = [name for name in found.generations if name != found.baseline]
     for name in others:
         texts = [[record["response"] for record in found.generations[one]] for one in (found.baseline, name)]
-        words_table(document, found.baseline, name, *texts)
+        add_words(document, found.baseline, name, *texts)
     _lengths(document, found)
     _samples(document, found)
     rows: list[list[Cell]] = [[reason, count] for reason, count in found.prompts.left_out.items()]
@@ -104,6 +104,10 @@ def _win_rates(document: Document, found: Evaluated, seed: int) -> None:
                 rate = win_rate(values, seed)
                 counts = [rate.wins, rate.ties, rate.losses, rate.not_judged]
                 rows.append([judge, one, other, *cells(rate.rate), *counts])
+                if other == baseline:
+                    note = f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost."
+                    name = f"win rate of {one} against {other}, judged by {judge}"
+                    document.headline(name, rate.rate, "%", note, chance=0.5)
         against = {name: won[name, baseline] for name in others if _judged(won[name, baseline])}
         if against:
             rates = length_controlled_rates(against, chars, baseline, seed)
@@ -130,6 +134,8 @@ def _win_rates(document: Document, found: Evaluated, seed: int) -> None:
             labels=[f"{row[1]}, by {row[0]}" for row in against_baseline],
             values=[row[3] for row in against_baseline],
             intervals=[[row[4], row[5]] for row in against_baseline],
+            owners=[row[1] for row in against_baseline],
+            line=0.5,
         )
 
 
@@ -185,7 +191,7 @@ def _scores(document: Document, found: Evaluated) -> None:
             ends = [(float(value or 0) - centre) / spread for value in mean]
             series[judge].append(ends[0])
             intervals[judge].append([ends[1], ends[2]])
-        document.figure("box", f"Scores by {judge}", unit="score", groups={judge: values})
+        document.figure("box", f"Scores by {judge}", unit="score", groups={name: {name: own} for name, own in values.items()})
         document.summary.setdefault("scores", {})[judge] = {row[1]: row[3] for row in rows if row[0] == judge}
     columns = ["judge", "model", "scored", "mean", "low", "high", "std", "not judged"]
     document.table("Scores", columns, rows, f"Standard deviations are those of a sample. {_INTERVAL}")
@@ -240,12 +246,7 @@ def _unjudged(document: Document, found: Evaluated) -> None:
             document.about += "have seen why."
     rows: list[list[Cell]] = [[judge, reason, count] for (judge, reason), count in sorted(reasons.items())]
     document.table("Not judged", ["judge", "reason", "times"], rows)
-    facts: list[list[Cell]] = [
-        [judge, name, value]
-        for judge, verdicts in found.verdicts.items()
-        for name, value in flat(verdicts.facts)
-        if isinstance(value, (int, float, str))
-    ]
+    facts = fact_rows({judge: verdicts.facts for judge, verdicts in found.verdicts.items()})
     note = "What judges say of their own ways, since they were last asked."
     document.table("Judges", ["judge", "fact", "value"], facts, note)
 
@@ -268,5 +269,4 @@ def _samples(document: Document, found: Evaluated) -> None:
                 "scores": [scoring[name][place].score if scoring else None for name in names],
             }
         )
-    document.sample(names, rows)
-    document.about += f" Samples are scored by {judge}." if judge else ""
+    document.sample(names, rows, f"Beside each text its score by {judge}." if judge else "")

@@ -19,6 +19,7 @@ from lit_align.evaluation.rankings import Ranking, bradley_terry, by_mean, elo
 from lit_align.evaluation.score_files import Scored
 from lit_align.evaluation.win_rates import WinRate, preferences, win_rate
 
+_HEADLINE = "Bradley-Terry"
 _COLUMNS = ("prompt", "responses", "scores", "models")
 LENGTH_NOTE = (
     "Length-controlled: what a logistic model with the length term set to zero predicts (AlpacaEval 2, arXiv "
@@ -143,6 +144,9 @@ def evaluate_ranking(table: Table, baseline: str | None = None, seed: int = 0) -
         ("Elo", elo(table.names, table.scores, seed), "points", "The same games and scale, game by game."),
     ):
         add_ranking(document, f"Ranking by {method}", ranking, unit, note)
+        if method == _HEADLINE:
+            for place, (name, rating) in enumerate(zip(ranking.names, ranking.ratings, strict=True), start=1):
+                document.headline(f"{place}. {name}", rating, unit, f"by {method}, of {len(ranking.names)} models")
     if baseline is not None:
         _against(document, table, baseline, seed)
     return document
@@ -161,7 +165,8 @@ def add_ranking(document: Document, title: str, ranking: Ranking, unit: str, not
     document.table(title, ["place", "model", unit, "low", "high", "group"], rows, f"{said} {ending}".strip())
     intervals = [[rating.low, rating.high] for rating in ranking.ratings]
     values = [rating.mean for rating in ranking.ratings]
-    document.figure("points", title, said, unit=unit, labels=ranking.names, values=values, intervals=intervals)
+    names = ranking.names
+    document.figure("points", title, said, unit=unit, labels=names, values=values, intervals=intervals, owners=names)
     document.summary[title] = {
         name: {**rating._asdict(), "group": group}
         for name, rating, group in zip(ranking.names, ranking.ratings, ranking.groups, strict=True)

@@ -12,7 +12,7 @@ from lit_align.core.errors import DataError
 from lit_align.evaluation.calibration import calibration, fitted_temperature, halves
 from lit_align.evaluation.document import Cell, Document, cells, common_range
 from lit_align.evaluation.generator_scores import add_generators
-from lit_align.evaluation.intervals import Mask, over_clusters
+from lit_align.evaluation.intervals import Interval, Mask, over_clusters
 from lit_align.evaluation.reward_metrics import (
     Columns,
     accuracy,
@@ -27,7 +27,7 @@ from lit_align.evaluation.reward_metrics import (
 )
 from lit_align.evaluation.score_files import Pair, Scored, pair_up, prompt_text
 from lit_align.evaluation.sections import is_rewardbench, rewardbench
-from lit_align.evaluation.words import telling_words
+from lit_align.evaluation.word_tables import add_words
 
 SECTION_COLUMN = "subset"
 _SAMPLES = 8
@@ -104,6 +104,7 @@ def evaluate_rewards(files: Mapping[str, Sequence[Scored]], by: Sequence[str] = 
     models, left_out = read_judged(files)
     document = Document("rewards", "Reward models: " + ", ".join(model.name for model in models), seed)
     document.labels = [model.name for model in models]
+    document.about = f"{len(models[0].pairs)} pairs of responses, scored by {' and '.join(document.labels)}."
     _accuracy(document, models)
     _length(document, models)
     _calibration(document, models, seed)
@@ -180,6 +181,10 @@ def _length(document: Document, models: Sequence[Judged]) -> None:
             "length_baseline": rule.best,
             "gain_over_length": list(rule.gain),
         }
+        known = document.summary[model.name]
+        note = f"{known['n']} pairs; on {rule.best:.1%} of them it is right to {rule.rule}."
+        estimate = Interval(known["accuracy"], *known["accuracy_interval"])
+        document.headline(f"accuracy of {model.name}", estimate, "%", note, chance=0.5)
     note = (
         "Correlation of reward and length over all responses; accuracy (ties half) of two rules that see nothing but "
         "lengths; and what the model has over the better rule on the same pairs. The better rule was chosen on these "
@@ -219,7 +224,7 @@ def _calibration(document: Document, models: Sequence[Judged], seed: int) -> Non
     columns = ["reward model", "measured on", "temperature", "ECE", "Brier", "NLL", "pairs"]
     document.table("Calibration", columns, rows, note)
     note = "Temperature 1. On the diagonal, confidence is how often the model is right."
-    document.figure("lines", "Calibration", note, x="confidence", y="accuracy", series=lines, diagonal=True)
+    document.figure("lines", "Calibration curves", note, x="confidence", y="accuracy", series=lines, diagonal=True)
 
 
 # -------------------------------------------------------------------- accuracy in groups
@@ -240,7 +245,7 @@ def _bars(document: Document, title: str, note: str, rows: Sequence[Sequence[Any
     names = list(dict.fromkeys(row[0] for row in rows))
     series = {name: [row[3] for row in rows if row[0] == name] for name in names}
     intervals = {name: [[row[4], row[5]] for row in rows if row[0] == name] for name in names}
-    document.figure("bars", title, note, unit="accuracy", labels=labels, series=series, intervals=intervals)
+    document.figure("bars", title, note, unit="accuracy", labels=labels, series=series, intervals=intervals, line=0.5)
 
 
 def _breakdowns(document: Document, models: Sequence[Judged], by: Sequence[str]) -> None:
@@ -289,21 +294,7 @@ def _sections(document: Document, models: Sequence[Judged]) -> None:
 
 def _words(document: Document, model: Judged) -> None:
     sides = [[pair[side].response for pair in model.pairs] for side in (0, 1)]
-    words_table(document, "chosen", "rejected", sides[0], sides[1])
-
-
-def words_table(document: Document, first: str, second: str, ours: Sequence[str], theirs: Sequence[str]) -> None:
-    """Add the table of the words that tell two sets of texts apart."""
-    rows: list[list[Cell]] = [
-        [word.word, first if word.z > 0 else second, word.z, word.first, word.second]
-        for word in telling_words(ours, theirs)
-    ]
-    note = (
-        "Weighted log-odds with an informative Dirichlet prior (Monroe et al. 2008): z counts standard deviations, "
-        "positive for the first set. Rates are per 1,000 words."
-    )
-    columns = ["word", "typical of", "z", f"{first}, per 1,000", f"{second}, per 1,000"]
-    document.table(f"Telling words: {first} and {second}", columns, rows, note)
+    add_words(document, "chosen", "rejected", sides[0], sides[1])
 
 
 def _distributions(document: Document, models: Sequence[Judged]) -> None:
@@ -336,8 +327,8 @@ def _samples(document: Document, model: Judged) -> None:
         pair = model.pairs[index]
         texts, scores = [record.response for record in pair], [record.score for record in pair]
         rows.append({"prompt": prompt_text(pair.chosen.prompt), "texts": texts, "scores": scores})
-    document.sample(["chosen", "rejected"], rows)
-    document.about = (
-        f"Samples are scored by {model.name}: pairs at even distances, and at the end up to {_WORST} that it "
+    note = (
+        f"Beside each text its score by {model.name}: pairs at even distances, and at the end up to {_WORST} that it "
         "gets wrong by the most."
     )
+    document.sample(["chosen", "rejected"], rows, note)

