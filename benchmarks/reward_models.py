@@ -33,7 +33,7 @@ FOLDS = 5
 CONTEXT = 1280
 """Tokens; answers of AlpacaEval are longer than the 512 that the model was pretrained with."""
 RANKED = ("--data.max_length", str(CONTEXT), "--data.max_prompt_length", "128", "--data.batch_size", "8",
-          "--model.learning_rate", "5e-4", "--model.warmup_ratio", "0.05", "--trainer.max_epochs", "2")  # fmt: skip
+          "--model.learning_rate", "5e-4", "--model.warmup_ratio", "0.05", "--trainer.max_epochs", "1")  # fmt: skip
 PAIRS = ("--data.max_length", "320", "--data.max_prompt_length", "128", "--data.batch_size", "16",
          "--model.learning_rate", "4e-4", "--trainer.max_epochs", "2")  # fmt: skip
 COMMON = ("--data.validation", "null", "--data.val_split", "0", "--data.chat_template", "transcript",

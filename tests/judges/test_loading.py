@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from lit_align.core.errors import ConfigError
 from lit_align.judges import judge_from_config
@@ -92,3 +96,14 @@ def test_files_that_will_not_do(tmp_path, text, what):
         path.write_text(text)
     with pytest.raises(ConfigError, match=what):
         judge_from_config(path)
+
+
+def test_the_judges_of_the_readme_are_judges():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = (part for part in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "RewardEnsemble" in part)
+    judges = {name: judge_from_config(given) for name, given in yaml.safe_load(block).items()}
+    assert {name: type(judge).__name__ for name, judge in judges.items()} == {
+        "helpful": "RewardEnsemble",
+        "correct": "NumericMatch",
+        "prefers": "LLMJudge",
+    }
