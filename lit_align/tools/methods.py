@@ -18,6 +18,7 @@ _TITLE = re.compile(r'^(?P<name>[^:]+): (?P<authors>.+? (?P<year>\d{4})), "(?P<t
 _WHEN = re.compile(r"When: (?P<sentence>.+?)\.(?= |$)")
 _LINK = re.compile(r"https?://[^\s,;)]+")
 
+_REWARD_MODEL = "reward model"
 _MARKS = ("<!-- methods:start -->", "<!-- methods:end -->")
 """Lines between which a Markdown file holds the table."""
 
@@ -96,7 +97,7 @@ def _data(cls: type[AlignmentModule]) -> str:
 def _models(cls: type[AlignmentModule]) -> str:
     """What a method holds in memory, in words."""
     if cls.head != "lm":
-        return "reward model"
+        return _REWARD_MODEL
     if Capability.ADAPTERS in cls.requires:
         return "policy with adapters"
     if not cls.needs_reference:
@@ -105,7 +106,14 @@ def _models(cls: type[AlignmentModule]) -> str:
 
 
 def as_markdown(methods: list[Method]) -> str:
-    """The table as it stands in the README."""
+    """The tables as they stand in the README, of policies and of reward models."""
+    policies = [method for method in methods if method.models != _REWARD_MODEL]
+    rewards = [method for method in methods if method.models == _REWARD_MODEL]
+    parts = (("Policies", policies), ("Reward models", rewards))
+    return "\n\n".join(f"### {title}\n\n{_table(part)}" for title, part in parts if part)
+
+
+def _table(methods: list[Method]) -> str:
     lines = ["| Method | Class | Data | Models | Use it when | Paper | Config |", "|---|---|---|---|---|---|---|"]
     for method in methods:
         lines.append(

@@ -10,48 +10,22 @@ from evidence.experiments.reward_models import fit_pairs
 from evidence.product import method
 from evidence.rewards import RewardLoss
 from evidence.training import train
-from evidence.worlds.answers import Answers, Compared
+from evidence.worlds.answers import Compared, Sampled
 from evidence.worlds.scorers import Head, Scorers
 from lit_align.functional.ensembles import Combination, combined, moments, standardised
 
 MEMBERS, SAMPLES = 5, (16, 256, 1024)
-UNSEEN, PROMPTS, COST = 6, 200, 0.5
+UNSEEN, PROMPTS = 6, 200
 COMBINED: dict[str, tuple[Combination, float]] = {
     "mean": ("mean", 0.0),
     "worst": ("worst", 0.0),
-    "mean less variance": ("uncertainty", 0.5),
-    "mean less 4 x variance": ("uncertainty", 2.0),
+    "mean less half the variance": ("uncertainty", 0.5),
+    "mean less twice the variance": ("uncertainty", 2.0),
 }
 BUDGET = (
     f"{MEMBERS} linear heads, each of its own first weights and bootstrap sample of the pairs; 300 full-batch steps "
     "of Adam 0.03"
 )
-
-
-class Sampled(Answers):
-    """Answers with features that no training pair has; in samples they are heavy-tailed, and gold loses by them.
-
-    Args:
-        seeds: number of seeds, from 0.
-        unseen: number of such features.
-    """
-
-    def __init__(self, seeds: int, unseen: int) -> None:
-        self.unseen = unseen
-        super().__init__(seeds)
-
-    def padded(self, features: Tensor, tails: Tensor | None = None) -> Tensor:
-        """Features with the unseen ones behind them, 0 where `tails` is None."""
-        more = torch.zeros(*features.shape[:-1], self.unseen, dtype=torch.float64) if tails is None else tails
-        return torch.cat([features, more], -1)
-
-    def samples(self, number: int) -> tuple[Tensor, Tensor]:
-        """Answers [S, P, number, d] to prompts, and what they are worth, [S, P, number]."""
-        seen = self.answers(PROMPTS, number)
-        tails = self.normal(PROMPTS, number, self.unseen)
-        # Student's t with three degrees of freedom.
-        tails = tails / self.normal(PROMPTS, number, 3).square().mean(-1, keepdim=True).sqrt()
-        return self.padded(seen, tails), self.quality(seen) - COST * tails.abs().sum(-1)
 
 
 @experiment(
@@ -65,19 +39,19 @@ class Sampled(Answers):
     seeds=10,
     discussion=(
         "gold: quality of the best of n samples by the reward model, mean of 200 prompts. Members are standardised on "
-        "answers like those of the training pairs, as a validation set would be. Whether the variance or the worst "
-        "member is the better measure depends on what variance weighs, in units of these scores: with 0.5, the usual "
-        "weight, it punishes disagreement below two units less than the worst member does, and earns less; with 2 it "
-        "earns more. Single is one of the heads; one model of all pairs is no safer."
+        "answers like those of the training pairs, as a validation set would be. Whether variance or the worst member "
+        "is the better measure depends on what variance weighs, in units of these scores: with 0.5, the usual weight, "
+        "it punishes small disagreement less than the worst member does, and earns less; with 2 it earns more. Single "
+        "is one of the heads; one model of all pairs is no safer."
     ),
 )
 def reward_ensemble(run: Run) -> None:
     """Gold quality of best-of-n, by n."""
     _best_of_n(run, Sampled(run.seeds, UNSEEN), pairs=500)
     most = SAMPLES[-1]
-    chain = ("mean less variance", "worst", "mean", "single")
+    chain = ("mean less half the variance", "worst", "mean", "single")
     run.expect_order("gold", ">", *(f"{label}, {most}" for label in chain))
-    run.expect("gold", f"mean less variance, {most}", ">", f"mean less variance, {SAMPLES[0]}")
+    run.expect("gold", f"mean less half the variance, {most}", ">", f"mean less half the variance, {SAMPLES[0]}")
     run.expect("gold", f"single, {most}", "<", f"single, {SAMPLES[0]}", note="over-optimisation")
 
 
@@ -90,17 +64,17 @@ def reward_ensemble(run: Run) -> None:
     discussion=(
         "gold: quality of the best of n samples by the reward model, mean of 200 prompts; only 50 pairs. Differences "
         "are small. An ensemble of bootstrap samples beats one of its own heads, but not one model that has learnt "
-        "from all pairs: linear heads gain nothing else by being averaged. That the variance costs anything where "
-        "nothing is unseen does not show at its usual weight; the worst member and four times the variance do cost."
+        "from all pairs: linear heads gain nothing else by being averaged. At its usual weight variance costs "
+        "nothing where nothing is unseen; the worst member and twice the variance do cost."
     ),
 )
 def reward_ensemble_benign(run: Run) -> None:
     """Gold quality of best-of-n, by n."""
     _best_of_n(run, Sampled(run.seeds, 0), pairs=50)
     most = SAMPLES[-1]
-    for label in ("mean", "worst", "mean less variance"):
+    for label in ("mean", "worst", "mean less half the variance"):
         run.expect("gold", f"{label}, {most}", ">", f"single, {most}")
-    for label in ("worst", "mean less variance"):
+    for label in ("worst", "mean less half the variance"):
         run.expect("gold", f"mean, {most}", ">", f"{label}, {most}")
 
 
@@ -121,7 +95,7 @@ def _best_of_n(run: Run, world: Sampled, pairs: int) -> None:
         run.steps(300),
         0.03,
     )
-    samples, worth = world.samples(SAMPLES[-1])
+    samples, worth = world.samples(PROMPTS, SAMPLES[-1])
     other = fit_pairs(run, single, plain, train_on, steps=300, learning_rate=0.03)
     with torch.no_grad():
         members = _standardised(scorers(theta, samples), scorers(theta, world.padded(world.answers(1000, 1)[:, :, 0])))

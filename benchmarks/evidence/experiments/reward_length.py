@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +10,8 @@ from evidence.product import method
 from evidence.rewards import RewardLoss
 from evidence.training import train
 from evidence.worlds.answers import order_accuracy
-from evidence.worlds.base import generators
-from evidence.worlds.scorers import Head, Scorers
-from lit_align.core.forward import normalised_rows
+from evidence.worlds.scorers import Head, Scorers, TwoHeads
+from evidence.worlds.wordy import Raters, Wordy
 from lit_align.data.length_balance import balance, quantile_edges, thin_out
 from lit_align.functional.rewards import correlation
 
@@ -23,47 +20,6 @@ WORLD = (
     "1.2 of the logarithm of length."
 )
 PAIRS = 2000
-
-
-class Wordy(NamedTuple):
-    """Pairs of answers, the preferred one first."""
-
-    features: Tensor
-    """[S, 2, N, d]."""
-    quality: Tensor
-    """[S, 2, N]."""
-    length: Tensor
-    """[S, 2, N], tokens."""
-
-
-class Raters:
-    """Answers whose quality and length are independent, and raters who like both.
-
-    Args:
-        seeds: number of seeds, from 0.
-    """
-
-    dimensions, liked, spread, typical = 16, (1.5, 1.2), 0.5, 150
-
-    def __init__(self, seeds: int) -> None:
-        self.generators = generators(seeds)
-        shape = (self.dimensions, self.dimensions)
-        mixes = [torch.randn(shape, generator=g, dtype=torch.float64) for g in self.generators]
-        self.mix = torch.linalg.qr(torch.stack(mixes)).Q
-
-    def pairs(self, number: int) -> Wordy:
-        """Random pairs."""
-        rows = [self._draw(generator, mix, number) for generator, mix in zip(self.generators, self.mix, strict=True)]
-        return Wordy(*(torch.stack(part) for part in zip(*rows, strict=True)))
-
-    def _draw(self, generator: torch.Generator, mix: Tensor, number: int) -> Wordy:
-        hidden = torch.randn(2, number, self.dimensions, generator=generator, dtype=torch.float64)
-        liking = self.liked[0] * hidden[..., 0] + self.liked[1] * hidden[..., 1]
-        draws = torch.rand(number, generator=generator, dtype=torch.float64)
-        wins = draws < (liking[0] - liking[1]).sigmoid()
-        hidden = torch.where(wins[:, None], hidden, hidden.flip(0))
-        length = (self.typical * (self.spread * hidden[..., 1]).exp()).round().clamp(min=1)
-        return Wordy(hidden @ mix, hidden[..., 0], length)
 
 
 @experiment(
@@ -123,26 +79,6 @@ def _measure(run: Run, label: str, scores: Tensor, test: Wordy) -> None:
         correlation_with_length=torch.stack([correlation(*own)[0] for own in pairs]),
         accuracy=order_accuracy(torch.sub(*scores.unbind(1)), torch.sub(*test.quality.unbind(1))),
     )
-
-
-class TwoHeads(nn.Module):
-    """A linear trunk and two heads, centred and of length 1.
-
-    Args:
-        size: of features.
-        hidden: of the trunk.
-    """
-
-    def __init__(self, size: int, hidden: int) -> None:
-        super().__init__()
-        self.trunk, self.head = nn.Linear(size, hidden, bias=False), Head(hidden, 2)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Quality, length, and how far the heads point the same way, [..., 3], of features [..., d]."""
-        heads = normalised_rows(self.head.weight)
-        outputs = self.trunk(features) @ heads.T
-        overlap = (heads[0] @ heads[1]).abs()
-        return torch.cat([outputs, overlap.expand(*outputs.shape[:-1], 1)], -1)
 
 
 @experiment(

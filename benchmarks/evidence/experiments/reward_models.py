@@ -49,8 +49,7 @@ def reward_bradley_terry(run: Run) -> None:
     claim="Scores that are trained at every token after two texts part also rank beginnings; end scores lose nothing",
     paper="DeepSpeed-Chat, arXiv 2308.01320",
     world=TEXTS + "; a pair shares up to 8 first tokens; with a token that ends texts, or without.",
-    budget=TEXT_BUDGET + ", 6000 pairs",
-    seeds=3,
+    budget=TEXT_BUDGET + ", 5000 pairs",
     discussion=(
         "order of beginnings: pairs of fresh texts without a shared part, by the score of token 6 of 12 and by the "
         "sum of the first 6 values, which is all that can be known of the quality there. Without an end token, a "
@@ -61,7 +60,7 @@ def reward_bradley_terry(run: Run) -> None:
 def reward_tokens(run: Run) -> None:
     """How well scores at the last token and in the middle order texts."""
     world = Texts(run.seeds)
-    train_on, test = world.pairs(6000, shared=8), world.pairs(2000)
+    train_on, test = world.pairs(5000, shared=8), world.pairs(2000)
     middle = world.length // 2 - 1
     worth = world.worth(test.chosen)[..., middle] - world.worth(test.rejected)[..., middle]
     for ends, more in (("no end token", 0), ("end token", 1)):

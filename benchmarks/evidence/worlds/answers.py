@@ -81,6 +81,35 @@ class Answers:
         return Compared(chosen, rejected, torch.where(wins, gap, -gap))
 
 
+class Sampled(Answers):
+    """Answers with features that no training pair has; in samples they are heavy-tailed, and gold loses by them.
+
+    Args:
+        seeds: number of seeds, from 0.
+        unseen: number of such features.
+    """
+
+    cost = 0.5
+    """What a unit of such a feature takes from the gold quality."""
+
+    def __init__(self, seeds: int, unseen: int) -> None:
+        self.unseen = unseen
+        super().__init__(seeds)
+
+    def padded(self, features: Tensor, tails: Tensor | None = None) -> Tensor:
+        """Features with the unseen ones behind them, 0 where `tails` is None."""
+        more = torch.zeros(*features.shape[:-1], self.unseen, dtype=torch.float64) if tails is None else tails
+        return torch.cat([features, more], -1)
+
+    def samples(self, prompts: int, number: int) -> tuple[Tensor, Tensor]:
+        """Answers [S, prompts, number, d], and what they are worth, [S, prompts, number]."""
+        seen = self.answers(prompts, number)
+        tails = self.normal(prompts, number, self.unseen)
+        # Student's t with three degrees of freedom.
+        tails = tails / self.normal(prompts, number, 3).square().mean(-1, keepdim=True).sqrt()
+        return self.padded(seen, tails), self.quality(seen) - self.cost * tails.abs().sum(-1)
+
+
 def agreement(margins: Tensor, gap: Tensor) -> Tensor:
     """How often a fresh rater agrees with a reward model, exactly; of a model without error, the best there is.
 

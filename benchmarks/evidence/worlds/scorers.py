@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from lit_align.core.forward import normalised_rows
+
 
 class Scorers:
     """One network per seed, which differ in their first weights.
@@ -110,3 +112,23 @@ class Transformer(nn.Module):
             hidden = hidden + reach.softmax(-1) @ value
             hidden = hidden + between(hidden)
         return self.head(self.norms[-1](hidden))
+
+
+class TwoHeads(nn.Module):
+    """A linear trunk and two heads, centred and of length 1.
+
+    Args:
+        size: of features.
+        hidden: of the trunk.
+    """
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.trunk, self.head = nn.Linear(size, hidden, bias=False), Head(hidden, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Quality, length, and how far the heads point the same way, [..., 3], of features [..., d]."""
+        heads = normalised_rows(self.head.weight)
+        outputs = self.trunk(features) @ heads.T
+        overlap = (heads[0] @ heads[1]).abs()
+        return torch.cat([outputs, overlap.expand(*outputs.shape[:-1], 1)], -1)
