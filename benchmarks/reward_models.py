@@ -4,8 +4,9 @@ python benchmarks/reward_models.py --policy FOLDER --ranked RANKED --pairs PAIRS
 
 RANKED: rows with prompt, responses, scores, models (AlpacaEval); PAIRS: rows with chosen and rejected transcripts (HH).
 One model is trained on four fifths of RANKED's prompts, K-wise, and five on PAIRS, each tested on the fifth that it
-has not seen, so that every pair of PAIRS is judged once. Everything is done by `lit-align fit`, `score` and
-`evaluate`; this script splits the rows and puts the numbers together. Killed, the same command goes on.
+has not seen, so that every pair of PAIRS is judged once. Before that it learns to write the better responses of the
+same four fifths: it was pretrained on stories for children. Everything is done by `lit-align fit`, `export`, `score`
+and `evaluate`; this script splits the rows and puts the numbers together. Killed, the same command goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,15 @@ from lit_align.evaluation.score_files import Pair, pair_up, read_scores
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FOLDS = 5
-CONTEXT = 1280
+CONTEXT = 1024
 """Tokens; answers of AlpacaEval are longer than the 512 that the model was pretrained with."""
-RANKED = ("--data.max_length", str(CONTEXT), "--data.max_prompt_length", "128", "--data.batch_size", "8",
-          "--model.learning_rate", "5e-4", "--model.warmup_ratio", "0.05", "--trainer.max_epochs", "1")  # fmt: skip
-PAIRS = ("--data.max_length", "320", "--data.max_prompt_length", "128", "--data.batch_size", "16",
-         "--model.learning_rate", "4e-4", "--trainer.max_epochs", "2")  # fmt: skip
+RANKED = ("--data.max_length", str(CONTEXT), "--data.max_prompt_length", "128", "--data.batch_size", "8")
+PAIRS = ("--data.max_length", "320", "--data.max_prompt_length", "128", "--data.batch_size", "16")
+WRITING = ("--model.learning_rate", "2e-3", "--trainer.max_epochs", "2")
+SCORING = {
+    "kwise_reward": ("--model.learning_rate", "5e-4", "--model.warmup_ratio", "0.05", "--trainer.max_epochs", "1"),
+    "bradley_terry": ("--model.learning_rate", "3e-4", "--trainer.max_epochs", "2"),
+}
 COMMON = ("--data.validation", "null", "--data.val_split", "0", "--data.chat_template", "transcript",
           "--trainer.accumulate_grad_batches", "1")  # fmt: skip
 
@@ -48,9 +51,13 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, required=True)
     parser.add_argument("--ranked", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--only", choices=("ranked", "pairs"), help="train and score, and write no results")
     parser.add_argument("--out", type=Path, default=Path("runs/reward_models"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/reward_models.json"))
     given = parser.parse_args()
+    if given.only:
+        {"ranked": ranked, "pairs": pairs}[given.only](given)
+        return
     results = {"ranked": ranked(given), "pairs": pairs(given)}
     given.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     given.results.with_suffix(".md").write_text(page(results), encoding="utf-8")
@@ -65,11 +72,12 @@ def ranked(given: argparse.Namespace) -> Row:
     out = given.out / "ranked"
     policy = longer_context(given.policy, out / "policy", CONTEXT)
     train, held_out = folds(given.ranked, out, lambda row: row["prompt"])[0]
-    settings = ["--model.policy", str(policy), *COMMON, *RANKED]
-    scores = scored("kwise_reward", train, held_out, out, settings)
+    settings = [*COMMON, *RANKED]
+    writer = able_to_write(policy, train, "ranked_to_best", out / "writer", settings)
+    scores = scored("kwise_reward", writer, train, held_out, out / "trained", settings)
     lengths = [[len(response) for response in row["responses"]] for row in read(held_out)]
     found = measured({"": scores}, lambda record: lengths[record.meta["row"] - 1][record.meta["response"]])
-    untrained = measured({"": scored("bradley_terry", None, held_out, out / "untrained", settings)})
+    untrained = measured({"": scored("bradley_terry", policy, None, held_out, out / "untrained", settings)})
     ours, judge = rankings(scores, held_out, out)
     return found | {
         "untrained": untrained["accuracy"],
@@ -83,10 +91,10 @@ def pairs(given: argparse.Namespace) -> Row:
     """Bradley-Terry reward models on pairs, one for each fold."""
     out, found, untrained = given.out / "pairs", {}, {}
     for number, (train, held_out) in enumerate(folds(given.pairs, out, prompt_of)):
-        settings = ["--model.policy", str(given.policy), *COMMON, *PAIRS]
-        fold = out / f"fold={number}"
-        found[str(number)] = scored("bradley_terry", train, held_out, fold, settings)
-        untrained[str(number)] = scored("bradley_terry", None, held_out, fold / "untrained", settings)
+        fold, settings = out / f"fold={number}", [*COMMON, *PAIRS]
+        writer = able_to_write(given.policy, train, "pairs_to_chosen", fold / "writer", settings)
+        found[str(number)] = scored("bradley_terry", writer, train, held_out, fold / "trained", settings)
+        untrained[str(number)] = scored("bradley_terry", given.policy, None, held_out, fold / "untrained", settings)
     return measured(found) | {"untrained": measured(untrained)["accuracy"]}
 
 
@@ -133,21 +141,32 @@ def longer_context(policy: Path, folder: Path, tokens: int) -> Path:
     return folder
 
 
-def scored(method: str, train: Path | None, held_out: Path, run: Path, settings: Sequence[str]) -> Path:
+def able_to_write(policy: Path, train: Path, convert: str, run: Path, settings: Sequence[str]) -> Path:
+    """The policy after fine-tuning on the better responses; what is there already is kept."""
+    model = run / "export"
+    if not model.is_dir():
+        fit("sft", policy, train, run, [*settings, *WRITING, "--data.convert", convert])
+        lit_align("export", str(run), "--out", str(model))
+    return model
+
+
+def scored(method: str, policy: Path, train: Path | None, held_out: Path, run: Path, settings: Sequence[str]) -> Path:
     """Train, unless there is nothing to train on, and score the held-out rows; what is there already is kept."""
     scores = run / "scores.jsonl"
     if scores.is_file():
         return scores
-    config = CONFIGS / f"{method}.yaml"
-    more: list[str] = []
+    model = ["--config", str(CONFIGS / f"{method}.yaml"), "--model.policy", str(policy), *settings]
     if train is not None:
-        started = time.time()
-        lit_align("fit", "--config", str(config), *settings, "--data.train", str(train),
-                  "--trainer.default_root_dir", str(run), "--ckpt_path", "last")  # fmt: skip
-        write(run / "seconds.jsonl", [{"seconds": round(time.time() - started)}])
-        config, settings, more = run / "config.yaml", [], ["--ckpt_path", "last"]
-    lit_align("score", "--config", str(config), *settings, "--data.predict", str(held_out), "--out", str(scores), *more)
+        fit(method, policy, train, run, [*settings, *SCORING[method]])
+        model = ["--config", str(run / "config.yaml"), "--ckpt_path", "last"]
+    lit_align("score", *model, "--data.predict", str(held_out), "--out", str(scores))
     return scores
+
+
+def fit(method: str, policy: Path, train: Path, run: Path, settings: Sequence[str]) -> None:
+    """Train, from where an earlier call was killed."""
+    lit_align("fit", "--config", str(CONFIGS / f"{method}.yaml"), "--model.policy", str(policy), *settings,
+              "--data.train", str(train), "--trainer.default_root_dir", str(run), "--ckpt_path", "last")  # fmt: skip
 
 
 def lit_align(*arguments: str) -> None:

@@ -53,7 +53,7 @@ class Document:
             estimate: the number, and the ends of its 95 % interval.
             unit: `%` for shares of 1.
             note: what else is to be known at once.
-            **keys: `chance`, what the number would be if nothing were known.
+            **keys: `chance`, what the number would be if nothing were known; `series`, whose number it is.
         """
         line = {"name": name, "unit": unit, "after": estimate.mean, "interval": [estimate.low, estimate.high]}
         self.headlines.append(line | {"note": note} | keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -17,6 +17,8 @@ ROUND = (1, 2, 2.5, 5, 10)
 """Steps of ticks."""
 _HEIGHT, _SMALL_HEIGHT, _ROW, _SINGLE_ROW = 2.7, 2.3, 0.27, 0.22
 _MOST_COLOURS = 6
+_LETTERS, _SIGN = 13.5, 6
+"""Letters of a legend to the inch, and those that the sign before a name takes the room of."""
 _LONGEST = 26
 """Letters of a label that a figure has room for."""
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
@@ -67,15 +69,17 @@ def short(label: str) -> str:
     return label if len(label) <= _LONGEST else f"{label[: _LONGEST // 2]}…{label[-_LONGEST // 2 + 1 :]}"
 
 
-def legend(canvas: Canvas, entries: int, letters: int = 0) -> None:
-    """A legend above the axes.
+def legend(canvas: Canvas, labels: Sequence[str]) -> None:
+    """A legend above the axes, in one row where there is room for it.
 
     Args:
         canvas: the figure.
-        entries: how many there are.
-        letters: of the longest one.
+        labels: what stands in it.
     """
-    columns = max(1, min(entries, 4, int(62 / WIDTH * canvas.get_size_inches()[0]) // (letters + 6)))
+    room = _LETTERS * canvas.get_size_inches()[0]
+    widest = max(map(len, labels)) + _SIGN
+    one_row = sum(len(label) + _SIGN for label in labels) <= room
+    columns = len(labels) if one_row else max(1, int(room // widest))
     canvas.legend(loc="outside upper left", ncols=columns, handlelength=1.4, labelspacing=0.2, columnspacing=1.2)
 
 
@@ -102,7 +106,7 @@ def _histogram(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=ROUND))
     axes.grid(visible=False, axis="x")
-    legend(canvas, len(labels), max(map(len, labels.values())))
+    legend(canvas, list(labels.values()))
 
 
 def _box(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
@@ -133,7 +137,7 @@ def _box(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
     if len(names) > 1 or groups != names:
         for name in names:
             axes.plot([], [], "s", color=colours[name], alpha=0.6, label=short(name))
-        legend(canvas, len(names), max(len(short(name)) for name in names))
+        legend(canvas, [short(name) for name in names])
 
 
 def _bars(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
@@ -145,7 +149,9 @@ def _bars(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
         heights = [0.0 if value is None else value for value in values]
         draw = axes.barh if across else axes.bar
         shades = [colours[owner] for owner in owners] or colours[name]
-        draw(offsets, heights, width * 0.92, color=shades, alpha=0.8, label=short(name))
+        # Bars of several owners have no name in common.
+        label = "_" if owners else short(name)
+        draw(offsets, heights, width * 0.92, color=shades, alpha=0.8, label=label)
         for place, value, interval in zip(offsets, values, spec["intervals"].get(name, []), strict=False):
             if value is not None and interval is not None:
                 ends, at = interval, [place, place]
@@ -155,13 +161,10 @@ def _bars(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
     if any(value is not None and value < 0 for values in series.values() for value in values):
         (axes.axvline if across else axes.axhline)(0, color=INK, linewidth=0.8)
     _line(axes, spec, across=across)
-    if owners:
-        # The bars have no label of their own.
-        axes.containers[0].set_label("_")
-        for name in colours:
-            axes.plot([], [], "s", color=colours[name], alpha=0.8, label=short(name))
+    for name in colours if owners else ():
+        axes.plot([], [], "s", color=colours[name], alpha=0.8, label=short(name))
     if len(colours) > 1:
-        legend(canvas, len(colours), max(len(short(name)) for name in colours))
+        legend(canvas, [short(name) for name in colours])
 
 
 def _points(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
@@ -209,7 +212,7 @@ def _scatter(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
         axes.plot(x, y, "o", markersize=size, markeredgewidth=0, color=colours[name], alpha=0.55, label=short(name))
     axes.set_xlabel(spec["x"])
     axes.set_ylabel(spec["y"])
-    legend(canvas, len(spec["series"]), max(len(short(name)) for name in spec["series"]))
+    legend(canvas, [short(name) for name in spec["series"]])
 
 
 def _lines(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
@@ -240,7 +243,7 @@ def _lines(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
         axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)
     _scales(axes, spec)
     if len(labels) > 1 or spec.get("legend"):
-        legend(canvas, len(labels), max(map(len, labels)))
+        legend(canvas, labels)
 
 
 def _scales(axes: Axes, spec: Spec) -> None:
@@ -248,9 +251,7 @@ def _scales(axes: Axes, spec: Spec) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=spec["x"] == "step", steps=ROUND))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     if spec["x"] == "step":
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda step, _: f"{step / 1000:g}k" if step >= 10_000 else f"{step:g}")
-        )
+        axes.xaxis.set_major_formatter(FuncFormatter(_step))
     if spec.get("percent"):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(-0.04, 1.08)

@@ -107,7 +107,7 @@ def _win_rates(document: Document, found: Evaluated, seed: int) -> None:
                 if other == baseline:
                     note = f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost."
                     name = f"win rate of {one} against {other}, judged by {judge}"
-                    document.headline(name, rate.rate, "%", note, chance=0.5)
+                    document.headline(name, rate.rate, "%", note, chance=0.5, series=one)
         against = {name: won[name, baseline] for name in others if _judged(won[name, baseline])}
         if against:
             rates = length_controlled_rates(against, chars, baseline, seed)

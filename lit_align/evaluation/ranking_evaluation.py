@@ -146,7 +146,8 @@ def evaluate_ranking(table: Table, baseline: str | None = None, seed: int = 0) -
         add_ranking(document, f"Ranking by {method}", ranking, unit, note)
         if method == _HEADLINE:
             for place, (name, rating) in enumerate(zip(ranking.names, ranking.ratings, strict=True), start=1):
-                document.headline(f"{place}. {name}", rating, unit, f"by {method}, of {len(ranking.names)} models")
+                said = f"by {method}, of {len(ranking.names)} models"
+                document.headline(f"{place}. {name}", rating, unit, said, series=name)
     if baseline is not None:
         _against(document, table, baseline, seed)
     return document

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -29,8 +30,11 @@ from lit_align.evaluation.report_blocks import (
     plain,
     shown,
 )
-from lit_align.evaluation.report_results import distributions, evaluations, headline, labels_of, samples
-from lit_align.evaluation.report_runs import alarms, comparison, data, what_was_run
+from lit_align.evaluation.report_comparison import comparison
+from lit_align.evaluation.report_headlines import headlines, labels_of
+from lit_align.evaluation.report_results import distributions, evaluations, samples
+from lit_align.evaluation.report_runs import alarms, data, what_was_run
+from lit_align.evaluation.report_tables import reading
 from lit_align.evaluation.run_files import RunFiles, is_run, read_runs
 from lit_align.evaluation.training_figures import speed_curves, training_curves
 
@@ -48,7 +52,9 @@ class Page(NamedTuple):
     title: str
     about: str
     facts: list[tuple[str, str]]
-    cards: Cards | None
+    strip: str
+    """Names of the alarms, in one line."""
+    cards: list[Cards]
     sections: list[Section]
     notes: list[str]
     palette: Palette
@@ -87,12 +93,18 @@ def build_report(runs: Path | Sequence[Path], out: Path, title: str = "") -> Pat
             fix="choose another name, such as report.html" if folders else "name at least one run folder",
         )
     page = _page(read_runs(folders), title)
-    figures = {spec["id"]: render_figure(spec, page.palette) for spec in _specs(page.sections)}
+    figures = {
+        spec["id"]: render_figure(spec, page.palette, small=block.small)
+        for block in _blocks(page.sections)
+        if isinstance(block, Figures)
+        for spec in block.specs
+    }
     names = {"json": f"{out.stem}.json", "samples": f"{out.stem}_samples.jsonl", "figures": f"{out.stem}_figures/"}
     html = render(
         "report.html",
         page=page,
         svg={name: drawn.svg for name, drawn in figures.items()},
+        colours={name: page.palette.variable(name) for name in _names(page)},
         has_samples=any(isinstance(block, Samples) for block in _blocks(page.sections)),
         files=names,
         limits={"open": _OPEN, "folded": _FOLDED, "letters": _LETTERS, "most": _MOST_LETTERS},
@@ -111,7 +123,7 @@ def render(template: str, **values: Any) -> str:
         **values: what it shows.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"svg": Markup, "shown": shown}
+    environment.filters |= {"svg": Markup, "shown": shown, "reading": reading, "readable": _readable}
     environment.tests["of_kind"] = lambda block, kind: type(block).__name__ == kind
     folder = files("lit_align.evaluation")
     text, css = (folder.joinpath(name).read_text(encoding="utf-8") for name in (template, "page.css"))
@@ -119,46 +131,73 @@ def render(template: str, **values: Any) -> str:
 
 
 def _page(runs: Sequence[RunFiles], title: str) -> Page:
-    first = runs[0]
-    named = first.evaluation.get("title") if not first.metrics else ""
-    default = str(named or f"{first.method} {first.folder.resolve().name}".strip())
     texts = {section.id: section for section in samples(runs)}
     sections = [
-        *alarms(runs),
-        *comparison(runs),
         *evaluations(runs),
         *filter(None, [texts.get("samples")]),
         *distributions(runs),
         *_curves(runs),
         *filter(None, [texts.get("during")]),
+        *comparison(runs),
+        *alarms(runs),
         *data(runs),
         *what_was_run(runs),
     ]
-    labels = labels_of(first) if first.evaluation.get("labels") else ("", "")
+    named = [labels_of(run) for run in runs if isinstance(run.evaluation.get("labels"), list)]
+    default, about = _names_of_page(runs)
     return Page(
-        title=title or (default if len(runs) == 1 else f"{len(runs)} runs compared"),
-        about=str(first.evaluation.get("about", "")),
+        title=title or default,
+        about=about,
         facts=_facts(runs),
-        # Of several runs without a headline of their own, the table of the comparison says it all.
-        cards=headline(first) if len(runs) == 1 or first.evaluation.get("headline") else None,
+        strip=_strip(sections),
+        cards=headlines(runs),
         sections=_with_own_ids(sections),
         notes=[note for run in runs for note in run.notes],
-        palette=Palette(*labels, runs=[run.label for run in runs] if len(runs) > 1 else []),
+        palette=Palette(*(named or [("", "")])[0], runs=[run.label for run in runs if run.metrics and len(runs) > 1]),
     )
 
 
-def _facts(runs: Sequence[RunFiles]) -> list[tuple[str, str]]:
+def _names_of_page(runs: Sequence[RunFiles]) -> tuple[str, str]:
+    """What stands above a page without a title of its own, and what is said below it."""
     first = runs[0]
-    evaluation = first.evaluation
-    seconds = evaluation.get("seconds")
-    evaluated = {"lit-align ": evaluation.get("version"), "seed ": evaluation.get("seed")}
+    if len(runs) == 1:
+        named = first.evaluation.get("title") if not first.metrics else ""
+        about = str(first.evaluation.get("about") or "")
+        return str(named or f"{first.method} {first.folder.resolve().name}".strip()), about
+    evaluated = [run.label for run in runs if run.evaluation and not run.metrics]
+    others = [run.label for run in runs if run.label not in evaluated]
+    kinds = [("evaluation", evaluated), ("run", others)]
+    counts = [f"{len(labels)} {kind}{'s' if len(labels) > 1 else ''}" for kind, labels in kinds if labels]
+    named = [f"{kind}{'s' if len(labels) > 1 else ''}: {', '.join(labels)}." for kind, labels in kinds if labels]
+    title = " and ".join(counts) if evaluated else f"{counts[0]} compared"
+    return title, " ".join(text[0].upper() + text[1:] for text in named)
+
+
+def _strip(sections: Sequence[Section]) -> str:
+    notes = [note for block in _blocks(sections) if isinstance(block, Alarms) for note in block.notes]
+    if not notes:
+        return ""
+    times = {note.title: sum(seen["times"] for seen in note.seen) for note in notes}
+    return "Alarms: " + ", ".join(f"{title} ({count})" if count > 1 else title for title, count in times.items())
+
+
+def _readable(text: str) -> str:
+    """A text without the marks and blank lines around it that say nothing to a reader."""
+    return re.sub(r"\n\s*\n\s*", "\n\n", re.sub(r"^\s*(<s>|<bos>|<\|begin_of_text\|>)", "", text).strip())
+
+
+def _facts(runs: Sequence[RunFiles]) -> list[tuple[str, str]]:
+    seconds = runs[0].evaluation.get("seconds")
+    evaluated = []
+    for run in runs:
+        by = {"lit-align ": run.evaluation.get("version"), "seed ": run.evaluation.get("seed")}
+        evaluated.append(", ".join(f"{name}{value}" for name, value in by.items() if value is not None))
     facts = {
-        "method": first.method if len(runs) == 1 else "",
-        "runs": ", ".join(run.label for run in runs) if len(runs) > 1 else "",
-        "started from": first.policy,
-        "folder": ", ".join(str(run.folder) for run in runs),
-        "took": f"{seconds} s" if seconds else "",
-        "evaluated with": ", ".join(f"{name}{value}" for name, value in evaluated.items() if value is not None),
+        "method": runs[0].method if len(runs) == 1 else "",
+        "started from": ", ".join(dict.fromkeys(filter(None, (run.policy for run in runs)))),
+        "folders" if len(runs) > 1 else "folder": ", ".join(str(run.folder) for run in runs),
+        "took": f"{seconds} s" if seconds and len(runs) == 1 else "",
+        "evaluated with": "; ".join(dict.fromkeys(filter(None, evaluated))),
         "page written": f"{now().replace('T', ' ').replace('Z', ' UTC')} with lit-align {__version__}",
     }
     return [(name, value) for name, value in facts.items() if value]
@@ -168,12 +207,15 @@ def _curves(runs: Sequence[RunFiles]) -> list[Section]:
     sections = []
     metrics = {run.label: run.metrics for run in runs if run.metrics}
     if curves := training_curves(metrics):
-        several = " Colours are those of the runs." if len(metrics) > 1 else ""
-        lead = f"Pale lines are the logged values, strong lines their moving average, dots held-out data.{several}"
-        sections.append(Section("training", "Training", lead, [Figures("", "", curves)]))
+        several = " in the colour of the run" if len(metrics) > 1 else ""
+        lead = (
+            "Pale lines are the logged values, strong lines their moving average, and dashed lines with open dots "
+            f"held-out data{several}."
+        )
+        sections.append(Section("training", "Training", lead, [Figures("", "", curves, small=True)]))
     if speed := speed_curves({run.label: run.timing for run in runs if run.timing}):
         lead = "By the clock on the wall, without validation; of the machine that the run was on."
-        sections.append(Section("speed", "Speed and memory", lead, [Figures("", "", speed)]))
+        sections.append(Section("speed", "Speed and memory", lead, [Figures("", "", speed, small=True)]))
     return sections
 
 
@@ -192,7 +234,8 @@ def _with_own_ids(sections: Iterable[Section]) -> list[Section]:
         if isinstance(block, (Table, Samples)):
             return block._replace(id=own(block.id))
         if isinstance(block, Figures):
-            return block._replace(specs=[spec | {"id": own(spec["id"])} for spec in block.specs])
+            beside = block.beside and block.beside._replace(id=own(block.beside.id))
+            return block._replace(specs=[spec | {"id": own(spec["id"])} for spec in block.specs], beside=beside)
         return block
 
     return [
@@ -205,7 +248,19 @@ def _with_own_ids(sections: Iterable[Section]) -> list[Section]:
 
 
 def _blocks(sections: Iterable[Section]) -> list[Block]:
-    return [block for section in sections for block in section.blocks]
+    """All blocks, those beside others too."""
+    blocks: list[Block] = []
+    for section in sections:
+        for block in section.blocks:
+            blocks += [block, block.beside] if isinstance(block, Figures) and block.beside else [block]
+    return blocks
+
+
+def _names(page: Page) -> list[str]:
+    """What the page marks with a colour outside of figures."""
+    found = [name for block in _blocks(page.sections) if isinstance(block, Samples) for name in block.columns]
+    found += [label for cards in page.cards for label in cards.labels]
+    return [*found, *(line.series for cards in page.cards for line in cards.lines)]
 
 
 def _specs(sections: Iterable[Section]) -> list[dict[str, Any]]:
@@ -245,12 +300,12 @@ def _remove_earlier(numbers: Path, folder: Path) -> None:
 def _numbers(page: Page, written: dict[str, list[str]]) -> dict[str, Any]:
     """Everything that the page shows, texts of samples aside."""
     blocks = _blocks(page.sections)
-    cards = page.cards.lines if page.cards else []
     return {
         "title": page.title,
         "about": page.about,
         "facts": dict(page.facts),
-        "headline": [card._asdict() for card in cards],
+        "strip": page.strip,
+        "headline": [{"of": cards.title, "note": cards.note} | card._asdict() for cards in page.cards for card in cards.lines],
         "alarms": [note._asdict() for block in blocks if isinstance(block, Alarms) for note in block.notes],
         "tables": [
             {name: getattr(block, name) for name in ("id", "title", "note", "columns", "rows")}

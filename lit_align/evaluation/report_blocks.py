@@ -9,6 +9,10 @@ from lit_align.evaluation.figure_specs import Spec
 from lit_align.evaluation.series import is_number
 
 
+_LONG, _BRIEF = 30, 10
+"""Rows from which on a table is shown in part, and of how many."""
+
+
 class Share(float):
     """A share of 1, which people read in percent."""
 
@@ -17,7 +21,7 @@ Cell: TypeAlias = "str | float | int | bool | None"
 
 
 class Headline(NamedTuple):
-    """One number of before and after."""
+    """One number that a page begins with: of before and after, or with an interval."""
 
     name: str
     before: str
@@ -30,13 +34,40 @@ class Headline(NamedTuple):
     """Both as shares of 1; empty where they are something else."""
     values: tuple[Any, Any]
     """Both as they were given."""
+    interval: tuple[float, float] | None = None
+    """Between what it lies, 95 %."""
+    between: str = ""
+    """The same as people read it."""
+    chance: float | None = None
+    """What the number would be if nothing were known."""
+    series: str = ""
+    """Whose number it is: a name that figures may have a colour for."""
 
 
 class Cards(NamedTuple):
-    """The numbers that a page begins with."""
+    """Numbers that a page begins with."""
 
     labels: tuple[str, str]
     lines: list[Headline]
+    title: str = ""
+    """What they are of, where a page has several."""
+    note: str = ""
+
+
+class ShownCell(NamedTuple):
+    """A cell as people read it."""
+
+    text: str
+    more: str = ""
+    """In smaller letters beside it."""
+
+
+class ShownTable(NamedTuple):
+    """A table as people read it."""
+
+    columns: list[str]
+    numeric: list[bool]
+    rows: list[list[ShownCell]]
 
 
 class Table(NamedTuple):
@@ -48,6 +79,10 @@ class Table(NamedTuple):
     columns: list[str]
     rows: list[list[Any]]
     folded: bool = False
+    brief: list[int] | None = None
+    """Places of the rows that are shown at once, where the others are shown on demand."""
+    reading: ShownTable | None = None
+    """How it is read, where that is not in the order and form of its rows."""
 
     @property
     def numeric(self) -> list[bool]:
@@ -64,6 +99,10 @@ class Figures(NamedTuple):
     title: str
     note: str
     specs: list[Spec]
+    small: bool = False
+    """Three in a row rather than two."""
+    beside: Table | None = None
+    """A table of the same numbers, which stands beside the only figure."""
 
 
 class Sample(NamedTuple):
@@ -73,6 +112,8 @@ class Sample(NamedTuple):
     texts: list[str]
     scores: list[Any]
     accepted: list[Any]
+    verdict: str = ""
+    """Of a chosen and a rejected text, whether the scores are right, and by how much."""
 
 
 class Samples(NamedTuple):
@@ -110,7 +151,7 @@ class Text(NamedTuple):
     text: str
 
 
-Block: TypeAlias = "Cards | Table | Figures | Samples | Alarms | Text"
+Block: TypeAlias = "Table | Figures | Samples | Alarms | Text"
 
 
 class Section(NamedTuple):
@@ -172,4 +213,7 @@ def table_of(raw: Mapping[str, Any]) -> Table:
     names = [str(column) for column in columns]
     # A row that is too short or too long would shift what stands under a heading.
     full = [(row + [None] * len(names))[: len(names)] for row in rows]
-    return Table(str(raw.get("id") or title), title, str(raw.get("note") or ""), names, full)
+    given = raw.get("shown")
+    shown = [place for place in given if place in range(len(full))] if isinstance(given, list) else []
+    brief = shown or (list(range(_BRIEF)) if len(full) > _LONG else None)
+    return Table(str(raw.get("id") or title), title, str(raw.get("note") or ""), names, full, brief=brief)

@@ -1,4 +1,4 @@
-"""Sections on what came of a run: headline numbers, tables and figures of its evaluation, distributions, samples."""
+"""Sections on what came of a run: tables and figures of its evaluation, distributions, samples."""
 
 from __future__ import annotations
 
@@ -8,83 +8,51 @@ from typing import Any, TypeVar
 from lit_align.evaluation.figure_specs import Spec, histogram, spec_of
 from lit_align.evaluation.report_blocks import (
     Block,
-    Cards,
     Figures,
-    Headline,
     Sample,
     Samples,
     Section,
-    number,
+    Table,
     table_of,
 )
+from lit_align.evaluation.report_headlines import labels_of
+from lit_align.evaluation.report_tables import reading
 from lit_align.evaluation.run_files import Row, RunFiles, mapping, rows_of
-from lit_align.evaluation.series import HELD_OUT, collect, is_number
+from lit_align.evaluation.series import is_number
 
 _T = TypeVar("_T")
-_HEADLINES = (
-    ("rewards/accuracies", "reward accuracy", "%"),
-    ("rewards/margins", "reward margin", ""),
-    ("accuracy", "accuracy", "%"),
-    ("margin", "margin", ""),
-    ("loss", "loss", ""),
-    ("logps/chosen", "log-probability of chosen responses", "nats"),
-)
-"""Metrics that head the page of a run without evaluation.json: name, words, unit."""
-_MOST_CARDS = 6
 _MOST_ROUNDS = 4
+_MOST_BESIDE = 5
+"""Columns that a table may have to stand beside a figure."""
 _DASHED = "Dashed lines are means."
-
-
-def labels_of(run: RunFiles) -> tuple[str, str]:
-    """Names of what was before and after."""
-    labels = run.evaluation.get("labels")
-    if isinstance(labels, list) and len(labels) == 2:
-        return str(labels[0]), str(labels[1])
-    return ("before", "after") if run.evaluation else ("first", "last")
-
-
-def headline(run: RunFiles) -> Cards | None:
-    """The named numbers of the comparison; without one, the first and the last value of what the run logged."""
-    found = rows_of(run.evaluation.get("headline")) or _from_metrics(run)
-    return Cards(labels_of(run), [_headline_of(row) for row in found]) if found else None
-
-
-def _headline_of(row: Row) -> Headline:
-    values, unit = (row.get("before"), row.get("after")), str(row.get("unit") or "")
-    before, after = (number(value, unit) for value in values)
-    shares = tuple(min(1.0, max(0.0, value)) for value in values if unit == "%" and is_number(value))
-    name, note = str(row.get("name", "")), str(row.get("note") or "")
-    unit = "" if unit == "%" else unit
-    # An evaluation of one model has nothing to compare with; a comparison may lack one of its two numbers.
-    return Headline(name, before if "before" in row else "", after, unit, note, shares, values)
-
-
-def _from_metrics(run: RunFiles) -> list[Row]:
-    series = collect(run.metrics)
-    rows: list[Row] = []
-    for name, words, unit in _HEADLINES:
-        held_out = HELD_OUT + name in series
-        points = series.get(HELD_OUT + name if held_out else name, [])
-        if points:
-            (first_step, first), (last_step, last) = points[0], points[-1]
-            where = "held-out data" if held_out else "training batches"
-            note = f"{where}, step {first_step:.0f} and step {last_step:.0f}"
-            rows.append({"name": words, "unit": unit, "before": first, "after": last, "note": note})
-    return rows[:_MOST_CARDS]
 
 
 def evaluations(runs: Sequence[RunFiles]) -> list[Section]:
     """Tables and figures of each evaluation.json, as it gives them."""
     sections = []
     for run in runs:
-        tables: list[Block] = list(_read_all(run, "tables", table_of))
-        figures = _read_all(run, "figures", spec_of)
-        blocks = [*tables, *([Figures("", "", figures)] if figures else [])]
+        blocks = _arranged(_read_all(run, "tables", table_of), _read_all(run, "figures", spec_of))
         if blocks:
-            title = str(run.evaluation.get("title") or "Evaluation")
-            title = title if len(runs) == 1 or title == run.label else f"{title}: {run.label}"
-            sections.append(Section("evaluation", title, "", blocks))
+            title, lead = str(run.evaluation.get("title") or "Evaluation"), ""
+            if len(runs) > 1:
+                title = run.label if run.label.startswith(title) else f"{title}: {run.label}"
+                # The page of one folder begins with it.
+                lead = str(run.evaluation.get("about") or "")
+            sections.append(Section("evaluation", title, lead, blocks))
     return sections
+
+
+def _arranged(tables: Sequence[Table], figures: Sequence[Spec]) -> list[Block]:
+    """Tables, then figures; a narrow table beside the figure of its title, a wide one after the figures."""
+    drawn = {spec["title"]: spec for spec in figures}
+    narrow = [table for table in tables if table.title in drawn and len(reading(table).columns) <= _MOST_BESIDE]
+    titles = {table.title for table in narrow}
+    others = [spec for spec in figures if spec["title"] not in titles]
+    blocks: list[Block] = [table for table in tables if table.title not in drawn]
+    blocks += [Figures("", "", others)] if others else []
+    blocks += [Figures("", "", [drawn[table.title]], beside=table) for table in narrow]
+    blocks += [table for table in tables if table.title in drawn and table.title not in titles]
+    return blocks
 
 
 def _read_all(run: RunFiles, part: str, reader: Callable[[Row], _T]) -> list[_T]:
@@ -180,8 +148,18 @@ def _of_evaluation(run: RunFiles, name: str) -> Samples | None:
     columns = given.get("columns")
     rows = [_sample(row, "scores") for row in rows_of(given.get("rows"))]
     names = [str(column) for column in columns] if isinstance(columns, list) else []
-    note = "Numbers beside a text are its score."
-    return Samples("samples", f"Samples{name}", note if any(any(row.scores) for row in rows) else "", names, rows)
+    scored = any(score is not None for row in rows for score in row.scores)
+    note = str(given.get("note") or ("Beside each text its score." if scored else ""))
+    if names == ["chosen", "rejected"]:
+        rows = [row._replace(verdict=_verdict(row.scores)) for row in rows]
+    return Samples("samples", f"Samples{name}", note, names, rows)
+
+
+def _verdict(scores: Sequence[Any]) -> str:
+    if len(scores) != 2 or not all(is_number(score) for score in scores):
+        return ""
+    apart = scores[0] - scores[1]
+    return f"{'right' if apart > 0 else 'wrong'} by {abs(apart):.3g}" if apart else "a tie"
 
 
 def _of_comparison(run: RunFiles, name: str) -> Samples:
@@ -216,7 +194,9 @@ def _of_score_file(run: RunFiles, name: str) -> Samples:
         scores = [row.get(measures[0]) if measures else None for row in of]
         texts = [_text(row.get("completion", row.get("response", ""))) for row in of]
         rows.append(Sample(_text(of[0].get("prompt", "")), texts, scores, []))
-    note = f"Numbers beside a text are its {measures[0]}, as scores.jsonl has them." if measures else ""
+    note = f"Beside each text its {measures[0]}, as scores.jsonl has it." if measures else ""
+    if columns == ["chosen", "rejected"]:
+        rows = [row._replace(verdict=_verdict(row.scores)) for row in rows]
     return Samples("scored", f"Scored responses{name}", note, columns, rows)
 
 

@@ -1,18 +1,16 @@
-"""Sections on what was run: alarms, the comparison of runs, data, sessions, versions and settings."""
+"""Sections on what was run: alarms, data, sessions, versions and settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from lit_align.evaluation.environment import versions
-from lit_align.evaluation.plain import flat
-from lit_align.evaluation.report_blocks import AlarmNote, Alarms, Block, Section, Share, Table, Text, shown
+from lit_align.evaluation.report_blocks import AlarmNote, Alarms, Block, Section, Table, Text
 from lit_align.evaluation.run_files import Row, RunFiles, mapping
-from lit_align.evaluation.series import HELD_OUT, collect, is_number
-from lit_align.evaluation.training_figures import PANELS
+from lit_align.evaluation.series import collect, is_number
 
 _COUNTS = {
     "read": "rows read",
@@ -51,8 +49,6 @@ _ALARMS = {
     ),
 }
 """What an alarm is called, and what it means."""
-_HIGHER = ("accuracies", "accuracy", "margins", "margin", "mean_token_accuracy", "win_rate")
-_LOWER = ("loss", "nll_loss")
 _QUANTILES = {"0": "min", "0.25": "25 %", "0.5": "median", "0.75": "75 %", "0.95": "95 %", "1": "max"}
 _MOST_STEPS = 12
 
@@ -112,77 +108,6 @@ def _when(steps: Sequence[float]) -> str:
         return "before training"
     more = f" and {len(steps) - _MOST_STEPS} more" if len(steps) > _MOST_STEPS else ""
     return f"step{'s' if len(steps) > 1 else ''} {', '.join(f'{step:.0f}' for step in steps[:_MOST_STEPS])}{more}"
-
-
-# -------------------------------------------------------------------- comparison
-
-
-def comparison(runs: Sequence[RunFiles]) -> list[Section]:
-    """Of several runs, what each came to and in what they differ."""
-    trained = [run for run in runs if run.metrics]
-    blocks: list[Block] = []
-    if len(trained) > 1:
-        blocks.append(_values(trained))
-    known = [run for run in runs if run.config]
-    if len(known) > 1:
-        blocks.append(_differences(known))
-    lead = "Values of single steps are noisy; curves over all steps follow below."
-    return [Section("comparison", "Runs compared", lead if len(trained) > 1 else "", blocks)] if blocks else []
-
-
-def _values(runs: Sequence[RunFiles]) -> Table:
-    """Final and best values of what the runs have logged."""
-    series = [collect(run.metrics) for run in runs]
-    known = [name for panel in PANELS for name in panel.names]
-    names = [full for name in known for full in (HELD_OUT + name, name) if any(full in of for of in series)]
-    percent = {name for panel in PANELS if panel.unit == "%" for name in panel.names}
-    columns, rows = ["metric"], []
-    for run in runs:
-        columns += [f"{run.label}: final", f"{run.label}: best"]
-    for name in names:
-        share = name.removeprefix(HELD_OUT) in percent
-        row: list[Any] = [name]
-        for of in series:
-            points = of.get(name, [])
-            kind: Callable[[float], float] = Share if share else float
-            best = _best(name, points)
-            row.append(kind(points[-1][1]) if points else None)
-            row.append(f"{shown(kind(best[1]))} (step {best[0]:.0f})" if best else None)
-        rows.append(row)
-    steps: list[Any] = ["last step"]
-    for run in runs:
-        steps += [max((int(row["step"]) for row in run.metrics if is_number(row.get("step"))), default=None), None]
-    note = "val/ is held-out data. The best value is named where more, or less, is plainly better."
-    return Table("final_and_best", "Final and best values", note, columns, [steps, *rows])
-
-
-def _best(name: str, points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
-    """Step and value; None where it is a matter of opinion."""
-    last = name.rpartition("/")[2]
-    if not points or last not in (*_HIGHER, *_LOWER):
-        return None
-    sign = 1 if last in _HIGHER else -1
-    return max(points, key=lambda point: sign * point[1])
-
-
-def _differences(runs: Sequence[RunFiles]) -> Table:
-    """Settings that are not the same everywhere."""
-    settings = [dict(flat(dict(run.config))) for run in runs]
-    names = dict.fromkeys(name for of in settings for name in of)
-    rows = [
-        [name, *(None if name not in of else _value(of[name]) for of in settings)]
-        for name in names
-        if any(of.get(name) != settings[0].get(name) for of in settings)
-    ]
-    same = "Settings that are the same everywhere, and those that are null, are left out."
-    note = same if rows else "The runs have the same settings, as far as their folders say."
-    return Table("settings", "Settings in which they differ", note, ["setting", *(run.label for run in runs)], rows)
-
-
-def _value(value: Any) -> Any:
-    return (
-        value if isinstance(value, (str, int, float, bool)) else yaml.safe_dump(value, default_flow_style=True).strip()
-    )
 
 
 # -------------------------------------------------------------------- data

@@ -184,7 +184,7 @@ def _length(document: Document, models: Sequence[Judged]) -> None:
         known = document.summary[model.name]
         note = f"{known['n']} pairs; on {rule.best:.1%} of them it is right to {rule.rule}."
         estimate = Interval(known["accuracy"], *known["accuracy_interval"])
-        document.headline(f"accuracy of {model.name}", estimate, "%", note, chance=0.5)
+        document.headline(f"accuracy of {model.name}", estimate, "%", note, chance=0.5, series=model.name)
     note = (
         "Correlation of reward and length over all responses; accuracy (ties half) of two rules that see nothing but "
         "lengths; and what the model has over the better rule on the same pairs. The better rule was chosen on these "

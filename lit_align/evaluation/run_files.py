@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -107,16 +108,18 @@ def read_runs(folders: Sequence[Path]) -> list[RunFiles]:
     """Read several, and give each a name that no other has."""
     runs = [read_run(folder) for folder in folders]
     paths = [run.folder.resolve() for run in runs]
+    plain = [run.method or str(run.evaluation.get("title") or "") or path.name
+             for run, path in zip(runs, paths, strict=True)]  # fmt: skip
     ways: list[Callable[[int], str]] = [
-        lambda place: runs[place].method or str(runs[place].evaluation.get("title") or "") or paths[place].name,
-        lambda place: paths[place].name,
-        lambda place: "/".join(paths[place].parts[-2:]),
-        lambda place: f"{paths[place].name} ({place + 1})",
+        lambda place: f"{plain[place]} ({paths[place].name})",
+        lambda place: f"{plain[place]} ({'/'.join(paths[place].parts[-2:])})",
+        lambda place: f"{plain[place]} ({paths[place].name}, {place + 1})",
     ]
+    labels = plain
     for name in ways:
-        labels = [name(place) for place in range(len(runs))]
-        if len(set(labels)) == len(labels):
-            break
+        # Only those that share a name with another get a longer one.
+        alike = Counter(labels)
+        labels = [name(place) if alike[label] > 1 else label for place, label in enumerate(labels)]
     return [run._replace(label=label) for run, label in zip(runs, labels, strict=True)]
 
 
