@@ -10,6 +10,8 @@ from lit_align.data.canonical import NO_RATING, CanonicalRow, Completion, Droppe
 from lit_align.data.fields import Fields
 from lit_align.data.normalisers import exchange, prompt_turns
 
+_SIGNED_FIX = "write -1, 0 or 1, as the first rows do; where labels are from 0 to 1, set data.format: labelled steps"
+
 
 def rated(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
     """`prompt`, `completion` or `response`, and numbers or nulls in columns, or in an object `ratings` or `labels`."""
@@ -51,6 +53,9 @@ def _labelled_steps(
     for number, value in enumerate(values):
         place = f"labels[{number}]"
         given = float(value) if isinstance(value, bool) else value
+        if isinstance(value, bool) and read is _signed_label:
+            # As numbers, false would be neither right nor wrong.
+            raise fields.error("a label of a step is none of -1, 0 and 1", place, _SIGNED_FIX, value)
         labels.append(None if given is None else read(fields.check_number(given, place), place, fields))
     return build_row(fields, prompt, ["\n".join(texts)], steps=texts, step_labels=labels)
 
@@ -65,5 +70,4 @@ def _plain_label(value: float, field: str, fields: Fields) -> StepLabel:
 def _signed_label(value: float, field: str, fields: Fields) -> StepLabel:
     if value in (-1, 0, 1):
         return "neutral" if value == 0 else (value + 1) / 2
-    fix = "write -1, 0 or 1, as the first rows do; where labels are from 0 to 1, set data.format: labelled steps"
-    raise fields.error("a label of a step is none of -1, 0 and 1", field, fix, value)
+    raise fields.error("a label of a step is none of -1, 0 and 1", field, _SIGNED_FIX, value)

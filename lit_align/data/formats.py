@@ -107,9 +107,10 @@ def _are_scored_objects(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _are_signed(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether steps are labelled -1, 0 and 1, as one -1 tells."""
-    labels = [row["labels"] for row in rows if isinstance(row.get("labels"), list)]
-    return any(isinstance(label, int | float) and label < 0 for of_row in labels for label in of_row)
+    """Whether steps are labelled -1, 0 and 1, as one -1 tells; beside true and false it is an error."""
+    labels = [label for row in rows if isinstance(row.get("labels"), list) for label in row["labels"]]
+    negative = any(isinstance(label, int | float) and label < 0 for label in labels)
+    return negative and not any(isinstance(label, bool) for label in labels)
 
 
 def _are_rating_objects(rows: Sequence[Mapping[str, Any]]) -> bool:

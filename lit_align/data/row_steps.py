@@ -48,6 +48,7 @@ class RowSteps:
         self.judgment_template, self.step_separator = recipe.judgment_template, recipe.step_separator
         self.checks = SetChecks(self.kind, report.places, self.rules)
         self.tokeniser = pipeline.tokeniser(fmt, report)
+        self._step_labels: set[float] = set()
 
     def records(self, rows: Iterable[dict[str, Any]]) -> Iterator[Record]:
         """Examples of raw rows."""
@@ -63,6 +64,7 @@ class RowSteps:
         if example.label is not None:
             report.labels[example.label] += 1
         if self.kind is DataKind.STEPS and row.steps and example.step_labels:
+            self._step_labels |= {*example.step_labels}
             right = sum(label > 0.5 for label in example.step_labels)
             report.count("steps", "right", right)
             report.count("steps", "wrong", len(example.step_labels) - right)
@@ -89,8 +91,30 @@ class RowSteps:
                     yield result
 
     def finish(self, training: bool) -> None:
-        """Look at the set as a whole, once all its rows were read; see `SetChecks.finish`."""
+        """Look at the set as a whole, once all its rows were read; see `SetChecks.finish`.
+
+        Raises:
+            DataError: it cannot be learnt from.
+        """
         self.checks.finish(training and self.demands.both_labels)
+        if training and self.demands.both_labels and len(self._step_labels) == 1:
+            label = next(iter(self._step_labels))
+            self.report.notes.append(f"all steps that are learnt have the label {label:g}: nothing can be told apart")
+        if training and self.kind is DataKind.RATED:
+            self._check_ratings()
+
+    def _check_ratings(self) -> None:
+        """Refuse attributes that no row has a rating of, as where a name is misspelt."""
+        rated = self.report.counts["ratings"]
+        missing = [name for name in self.demands.rating_names if not rated[name]]
+        if missing:
+            raise DataError(
+                "an attribute that is to be learnt has no rating in any row",
+                file=self.report.source,
+                field=missing[0],
+                value=f"ratings of {', '.join(rated)}",
+                fix=f"name it as the data do, or let the method learn {', '.join(rated)} only",
+            )
 
     def _learnable(self, row: CanonicalRow) -> Iterator[CanonicalRow | Dropped]:
         """What comes of a row that was read: converted, and with all that its method asks for."""

@@ -21,6 +21,8 @@ from lit_align.evaluation.plain import write_whole as write_whole
 
 _END = 1 << 20
 """Bytes at either end of a file of weights that tell it from others."""
+_SAMPLES, _SAMPLE = 64, 1 << 12
+"""Into how many parts the file is divided, and how many bytes at the beginning of each count too."""
 
 
 def conversion_for(data: PreferenceDataModule, split: str, kind: DataKind) -> str | None:
@@ -89,7 +91,7 @@ def hold_out_once(data: PreferenceDataModule, folder: Path) -> tuple[Path, Path]
 
 
 def policy_fingerprint(policy: str) -> str:
-    """Changes with the model in a folder: by names and sizes of its files and by what stands at both ends of them."""
+    """Changes with the model in a folder: by names and sizes of its files, and by their ends and samples between."""
     folder = Path(policy).expanduser()
     if not folder.is_dir():
         return policy
@@ -99,6 +101,10 @@ def policy_fingerprint(policy: str) -> str:
         digest.update(f"{file.relative_to(folder)}\0{size}\0".encode())
         with file.open("rb") as content:
             digest.update(content.read(_END))
+            # Training may leave both ends as they were: embeddings and the last norm, where an adapter was merged.
+            for part in range(1, _SAMPLES):
+                content.seek(size * part // _SAMPLES)
+                digest.update(content.read(_SAMPLE))
             content.seek(max(0, size - _END))
             digest.update(content.read(_END))
     return digest.hexdigest()

@@ -111,7 +111,12 @@ def with_fingerprints(settings: Any) -> Any:
         return {str(name): with_fingerprints(value) for name, value in settings.items()}
     if isinstance(settings, (list, tuple)):
         return [with_fingerprints(value) for value in settings]
-    if isinstance(settings, str) and settings and Path(settings).expanduser().exists():
-        path = Path(settings).expanduser()
-        return [settings, digest(path) if path.is_file() else policy_fingerprint(settings)]
-    return settings
+    if not isinstance(settings, str) or not settings:
+        return settings
+    # A function of the user's own is named as rules.py:score.
+    for name in (settings, settings.rpartition(":")[0]):
+        # Unlike Path.is_file, these take a text of any length, such as a template.
+        path = os.path.expanduser(name)
+        if os.path.isfile(path):
+            return [settings, digest(Path(path))]
+    return [settings, policy_fingerprint(settings)] if os.path.isdir(os.path.expanduser(settings)) else settings

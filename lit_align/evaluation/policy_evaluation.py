@@ -191,7 +191,8 @@ def _scores(document: Document, found: Evaluated) -> None:
             ends = [(float(value or 0) - centre) / spread for value in mean]
             series[judge].append(ends[0])
             intervals[judge].append([ends[1], ends[2]])
-        document.figure("box", f"Scores by {judge}", unit="score", groups={name: {name: own} for name, own in values.items()})
+        groups = {name: {name: own} for name, own in values.items()}
+        document.figure("box", f"Scores by {judge}", unit="score", groups=groups)
         document.summary.setdefault("scores", {})[judge] = {row[1]: row[3] for row in rows if row[0] == judge}
     columns = ["judge", "model", "scored", "mean", "low", "high", "std", "not judged"]
     document.table("Scores", columns, rows, f"Standard deviations are those of a sample. {_INTERVAL}")

@@ -160,6 +160,7 @@ def complete(
         "prompts": digest_of([[one.id, one.prompt] for one in prompts]),
         "sampling": sampling._asdict(),
         "dtype": engine.spec.dtype,
+        "chat_template": with_fingerprints(engine.chat_template),
     }
 
     def make(places: Sequence[int]) -> list[Record]:
@@ -216,12 +217,12 @@ def judge_all(
         overwrite: judge anew where something has changed.
 
     Raises:
-        ConfigError: the judge is one of many samples together, or the folder holds something else.
+        ConfigError: the judge looks at more than one item, or the folder holds something else.
     """
     judge = load()
-    if getattr(judge, "needs_all_samples", False):
-        fix = "name a judge that looks at one completion, or at two"
-        raise ConfigError("this judge needs many samples of each prompt", got=type(judge).__name__, fix=fix)
+    if not judge.is_divisible():
+        fix = "name a judge that looks at one completion, or at two; LengthNormalised needs a minimum"
+        raise ConfigError("what this judge says depends on what else it is asked", got=type(judge).__name__, fix=fix)
     columns = sorted({column for one in prompts for column in one.columns})
     own = {"judge": with_fingerprints(config), "columns": digest_of([one.columns for one in prompts])}
     scores: dict[str, list[Scored]] = {}

@@ -35,7 +35,7 @@ from lit_align.evaluation.report_headlines import headlines, labels_of
 from lit_align.evaluation.report_results import distributions, evaluations, samples
 from lit_align.evaluation.report_runs import alarms, data, what_was_run
 from lit_align.evaluation.report_tables import reading
-from lit_align.evaluation.run_files import RunFiles, is_run, read_runs
+from lit_align.evaluation.run_files import MISSING, RunFiles, is_run, read_runs
 from lit_align.evaluation.training_figures import speed_curves, training_curves
 
 _OURS = frozenset({"evaluation", "data_report", "run", "hparams", "quickstart", "footprint", "initial", "result"})
@@ -46,14 +46,22 @@ _LETTERS, _MOST_LETTERS = 700, 8000
 """Of a text, what is shown at once and what on demand."""
 
 
+class Strip(NamedTuple):
+    """One line above everything else."""
+
+    words: str
+    place: str
+    """Anchor of the section that says more."""
+
+
 class Page(NamedTuple):
     """A report, before it is written."""
 
     title: str
     about: str
     facts: list[tuple[str, str]]
-    strip: str
-    """Names of the alarms, in one line."""
+    strips: list[Strip]
+    """What nobody should overlook."""
     cards: list[Cards]
     sections: list[Section]
     notes: list[str]
@@ -104,7 +112,7 @@ def build_report(runs: Path | Sequence[Path], out: Path, title: str = "") -> Pat
         "report.html",
         page=page,
         svg={name: drawn.svg for name, drawn in figures.items()},
-        colours={name: page.palette.variable(name) for name in _names(page)},
+        colours=_colours(page),
         has_samples=any(isinstance(block, Samples) for block in _blocks(page.sections)),
         files=names,
         limits={"open": _OPEN, "folded": _FOLDED, "letters": _LETTERS, "most": _MOST_LETTERS},
@@ -149,7 +157,7 @@ def _page(runs: Sequence[RunFiles], title: str) -> Page:
         title=title or default,
         about=about,
         facts=_facts(runs),
-        strip=_strip(sections),
+        strips=_strips(sections, runs),
         cards=headlines(runs),
         sections=_with_own_ids(sections),
         notes=[note for run in runs for note in run.notes],
@@ -173,12 +181,16 @@ def _names_of_page(runs: Sequence[RunFiles]) -> tuple[str, str]:
     return title, " ".join(text[0].upper() + text[1:] for text in named)
 
 
-def _strip(sections: Sequence[Section]) -> str:
+def _strips(sections: Sequence[Section], runs: Sequence[RunFiles]) -> list[Strip]:
     notes = [note for block in _blocks(sections) if isinstance(block, Alarms) for note in block.notes]
-    if not notes:
-        return ""
     times = {note.title: sum(seen["times"] for seen in note.seen) for note in notes}
-    return "Alarms: " + ", ".join(f"{title} ({count})" if count > 1 else title for title, count in times.items())
+    named = ", ".join(f"{title} ({count})" if count > 1 else title for title, count in times.items())
+    damaged = [note for run in runs for note in run.notes if MISSING not in note]
+    said = f"Parts of what the folders hold cannot be read: {len(damaged)}"
+    return [
+        *([Strip(f"Alarms: {named}", "alarms")] if notes else []),
+        *([Strip(said, "missing")] if damaged else []),
+    ]
 
 
 def _readable(text: str) -> str:
@@ -256,11 +268,12 @@ def _blocks(sections: Iterable[Section]) -> list[Block]:
     return blocks
 
 
-def _names(page: Page) -> list[str]:
-    """What the page marks with a colour outside of figures."""
-    found = [name for block in _blocks(page.sections) if isinstance(block, Samples) for name in block.columns]
-    found += [label for cards in page.cards for label in cards.labels]
-    return [*found, *(line.series for cards in page.cards for line in cards.lines)]
+def _colours(page: Page) -> dict[str, str]:
+    """Colours that names have outside of figures too; of samples, where figures have one for every column."""
+    columns = [block.columns for block in _blocks(page.sections) if isinstance(block, Samples)]
+    known = [name for names in columns if all(map(page.palette.variable, names)) for name in names]
+    known += [line.series for cards in page.cards for line in cards.lines]
+    return {name: page.palette.variable(name) for name in known}
 
 
 def _specs(sections: Iterable[Section]) -> list[dict[str, Any]]:
@@ -304,8 +317,10 @@ def _numbers(page: Page, written: dict[str, list[str]]) -> dict[str, Any]:
         "title": page.title,
         "about": page.about,
         "facts": dict(page.facts),
-        "strip": page.strip,
-        "headline": [{"of": cards.title, "note": cards.note} | card._asdict() for cards in page.cards for card in cards.lines],
+        "strips": [strip.words for strip in page.strips],
+        "headline": [
+            {"of": cards.title, "more": cards.note} | card._asdict() for cards in page.cards for card in cards.lines
+        ],
         "alarms": [note._asdict() for block in blocks if isinstance(block, Alarms) for note in block.notes],
         "tables": [
             {name: getattr(block, name) for name in ("id", "title", "note", "columns", "rows")}

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 from lit_align.evaluation.figure_specs import Spec
 from lit_align.evaluation.series import is_number
 
-
 _LONG, _BRIEF = 30, 10
 """Rows from which on a table is shown in part, and of how many."""
 

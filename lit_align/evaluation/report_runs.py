@@ -115,18 +115,21 @@ def _when(steps: Sequence[float]) -> str:
 
 def data(runs: Sequence[RunFiles]) -> list[Section]:
     """What became of every row."""
-    blocks: list[Block] = []
+    # Two splits of one file, and runs on the same data, have one report.
+    tables: list[tuple[dict[str, list[str]], Row]] = []
     for run in runs:
-        # Two splits of one file have one report.
-        tables: list[tuple[list[str], Row]] = []
         for split, report in run.data_report.items():
             if isinstance(report, dict):
                 table = data_table("", report)
-                same = next((splits for splits, other in tables if other == table), None)
-                tables.append(([split], table)) if same is None else same.append(split)
-        for splits, table in tables:
-            title = " and ".join(splits)
-            blocks += _data_blocks(title if len(runs) == 1 else f"{run.label}: {title}", table)
+                same = next((of for of, other in tables if other == table), None)
+                if same is None:
+                    tables.append((same := {}, table))
+                same.setdefault(run.label, []).append(split)
+    blocks: list[Block] = []
+    for of, table in tables:
+        named = [" and ".join(splits) if len(runs) == 1 else f"{label}: {' and '.join(splits)}"
+                 for label, splits in of.items()]  # fmt: skip
+        blocks += _data_blocks("; ".join(named), table)
     return [Section("data", "Data", "What became of every row.", blocks)] if blocks else []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ from lit_align.evaluation.word_tables import add_words
 SECTION_COLUMN = "subset"
 _SAMPLES = 8
 _WORST = 4
+_COMPARED = 30
+"""Letters by which responses are known to be the same."""
 _INTERVAL = "95 % intervals are from a bootstrap over rows of the data."
 _GROUP = ("pairs", "accuracy", "low", "high", "ties half", "ties")
 
@@ -62,12 +64,13 @@ def read_judged(files: Mapping[str, Sequence[Scored]]) -> tuple[list[Judged], li
             fix = "score data with chosen and rejected responses, or ranked ones, with `lit-align score`"
             reasons = ", ".join(f"{count} with {reason}" for reason, count in pairs.left_out.items())
             raise DataError(f"the scores of {name} hold no pairs", value=reasons or "no lines", fix=fix)
-    keyed = {name: dict(zip(_keys(pairs.pairs), pairs.pairs, strict=True)) for name, pairs in found.items()}
+    keyed = {name: _keyed(pairs.pairs, files[name]) for name, pairs in found.items()}
     common = set.intersection(*(set(pairs) for pairs in keyed.values()))
     if not common:
         firsts = ", ".join(next(iter(pairs))[0] for pairs in keyed.values())
         fix = "score the same data with every model; ids of the first pairs are shown"
         raise DataError("the score files have no pair in common", value=firsts, fix=fix)
+    _check_texts(keyed, common)
     left_out: list[list[Cell]] = []
     for name, keyed_pairs in keyed.items():
         left_out += [[name, reason, count] for reason, count in found[name].left_out.items()]
@@ -80,14 +83,39 @@ def read_judged(files: Mapping[str, Sequence[Scored]]) -> tuple[list[Judged], li
     return models, left_out
 
 
-def _keys(pairs: Sequence[Pair]) -> list[tuple[str, int]]:
-    """Names of pairs that hold from file to file: the id, and which pair of it."""
-    seen: Counter[str] = Counter()
-    keys = []
-    for pair in pairs:
-        keys.append((pair.chosen.id, seen[pair.chosen.id]))
-        seen[pair.chosen.id] += 1
-    return keys
+_Key = tuple[Any, ...]
+
+
+def _keyed(pairs: Sequence[Pair], records: Sequence[Scored]) -> dict[_Key, Pair]:
+    """Pairs by names that hold from file to file, also where one of them lacks a score: which responses they are of."""
+    seen: Counter[_Key] = Counter()
+    places: dict[int, _Key] = {}
+    for record in records:
+        place = (record.id, record.source, record.meta.get("response"))
+        places[id(record)] = (*place, seen[place])
+        seen[place] += 1
+    return {(*places[id(pair.chosen)], *places[id(pair.rejected)]): pair for pair in pairs}
+
+
+def _check_texts(keyed: Mapping[str, Mapping[_Key, Pair]], common: Collection[_Key]) -> None:
+    """Refuse files whose ids are the same and whose responses are not, such as those of data that were sorted anew.
+
+    Models may see a response with other signs and spaces, or cut.
+    """
+    (first, pairs), *others = keyed.items()
+    for name, theirs in others:
+        both = [(_letters(pairs[key].chosen.response), _letters(theirs[key].chosen.response)) for key in common]
+        other = [one for one in both if not (one[0].startswith(one[1]) or one[1].startswith(one[0]))]
+        if len(other) > len(both) / 2:
+            raise DataError(
+                "the score files have other responses under the same ids",
+                value=f"{first}: {other[0][0]!r}, {name}: {other[0][1]!r}",
+                fix="score the same data with every model",
+            )
+
+
+def _letters(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalnum())[:_COMPARED]
 
 
 def evaluate_rewards(files: Mapping[str, Sequence[Scored]], by: Sequence[str] = (), seed: int = 0) -> Document:

@@ -12,6 +12,8 @@ import yaml
 
 Row = dict[str, Any]
 _T = TypeVar("_T")
+MISSING = "not there"
+"""What notes say of files that nobody wrote, which is no damage."""
 _NAMES = ("metrics.jsonl", "evaluation.json", "completions.jsonl", "scores.jsonl", "data_report.json", "config.yaml",
           "run.json", "timing.jsonl", "alarms.jsonl", "hparams.json")  # fmt: skip
 
@@ -69,7 +71,7 @@ def read_run(folder: Path) -> RunFiles:
         path = folder / name
         if not path.is_file():
             if what:
-                notes.append(f"{path}: not there, so no {what}")
+                notes.append(f"{path}: {MISSING}, so no {what}")
             return default
         try:
             return reader(path, notes)

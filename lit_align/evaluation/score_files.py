@@ -1,7 +1,7 @@
 """Score files: one JSON line per response, with who wrote it, who scored it, and the score.
 
-Besides our own lines, whose fields are those of `Scored`, this reads what `lit-align score` writes, and the JSON lists
-`[{"prompt", "response", "score"}]` of align-anything.
+Besides our own lines, whose fields are those of `Scored`, this reads what `lit-align score` and `lit-align judge` write,
+and the JSON lists `[{"prompt", "response", "score"}]` of align-anything.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MARK = r"(?:<\|[^<>|\s]{1,40}\|>|</?s>|<(?:pad|unk|eos|bos|start_of_turn|end_of
 _CLOSING = re.compile(rf"(?:\s*{_MARK})+\s*\Z")
 _OWN = ("id", "source", "model", "rm", "prompt", "response", "score", "len_tokens", "len_chars", "meta")
 _SCORED = ("row", "response", "completion")
-"""Fields by which a record of `lit-align score` is known."""
+"""Fields by which a record of `lit-align score` or `lit-align judge` is known."""
 
 
 class Scored(NamedTuple):
@@ -63,7 +63,7 @@ class Pairs(NamedTuple):
 
 
 def read_scores(path: str | Path, rm: str = "") -> list[Scored]:
-    """Read a score file of any of the three kinds.
+    """Read a score file of any kind.
 
     Args:
         path: `.jsonl` or `.json`, also with `.gz`.
@@ -82,10 +82,10 @@ def _read(row: Mapping[str, Any], path: Path, number: int, rm: str) -> Scored:
     if "id" not in row and "source" not in row:
         # align-anything's lists say no more than this; the same prompt has the same id.
         row = {"source": "generated", "id": json.dumps(row.get("prompt"), sort_keys=True), **row}
+    response = _text(row, "response", path, number)
     source = _text(row, "source", path, number)
     if source not in SOURCES:
         raise _error("a response comes from nowhere that is known", row, "source", path, number, " or ".join(SOURCES))
-    response = _text(row, "response", path, number)
     return Scored(
         str(_required(row, "id", path, number)),
         source,
@@ -101,15 +101,20 @@ def _read(row: Mapping[str, Any], path: Path, number: int, rm: str) -> Scored:
 
 
 def _of_score(row: Mapping[str, Any], path: Path, number: int, rm: str) -> Scored:
-    """A record of `lit-align score`. Its texts are as the model sees them; the marks at the end are no words."""
-    if "reward" not in row:
+    """A record of `lit-align score` or `lit-align judge`.
+
+    The texts of the former are as the model sees them; the marks at the end are no words.
+    """
+    name = "reward" if "reward" in row else "score"
+    if name not in row:
         fix = "score with a reward model, or with a method that has an implicit reward, such as DPO"
         raise DataError("a record has no reward", file=str(path), row=number, value=sorted(row), fix=fix)
     response = _CLOSING.sub("", _text(row, "completion", path, number))
-    known = ("file", "row", "response", "given_score", "label", "truncated")
+    known = ("file", "row", "response", "given_score", "label", "truncated", "reason")
     meta = {name: row[name] for name in known if name in row}
-    score = _score(row, "reward", path, number)
-    if score is None:
+    score = _score(row, name, path, number)
+    # A judge may say that it cannot tell; a model has always a number.
+    if score is None and name == "reward":
         raise _error("a response has no reward", row, "reward", path, number, "score it again")
     return Scored(
         f"{row.get('file', '')}:{row['row']}",

@@ -15,8 +15,8 @@ Extraction = Literal["auto", "hash", "boxed", "last_number", "answer_line", "ans
 _NUMBER = r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\$?\.\d+"
 _HASH = re.compile(rf"####\s*({_NUMBER})")
 _LAST = re.compile(_NUMBER)
-_ANSWER_LINE = re.compile(r"(?im)answer\s*:\s*(\S.*?)\s*$")
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_ANSWER_LINE = re.compile(r"(?i)answer\s*:\s*(\S.*)")
+_ANSWER_TAG = ("<answer>", "</answer>")
 _FRACTION = re.compile(r"(-?)\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
@@ -50,13 +50,18 @@ def boxed(text: str) -> str | None:
 def answer_line(text: str) -> str | None:
     """What stands behind the last `Answer:`, to the end of its line."""
     found = _ANSWER_LINE.findall(text)
-    return str(found[-1]) if found else None
+    return str(found[-1]).rstrip() if found else None
 
 
 def answer_tag(text: str) -> str | None:
     """What stands in the last `<answer>...</answer>`."""
-    found = _ANSWER_TAG.findall(text)
-    return str(found[-1]).strip() if found else None
+    opening, closing = _ANSWER_TAG
+    # By hand, since a regular expression takes forever over a response that opens the tag again and again.
+    start = text.rfind(opening, 0, max(0, text.rfind(closing)))
+    if start < 0:
+        return None
+    start += len(opening)
+    return text[start : text.find(closing, start)].strip()
 
 
 def marked_number(text: str) -> str | None:

@@ -24,7 +24,7 @@ from lit_align.rollouts.engine import Engine, Prompt
 
 UNREADABLE = "no verdict could be read"
 DISAGREE = "the two orders disagree"
-GUARDED = "lines like a verdict removed from responses"
+GUARDED = "lines like a verdict or a mark of the question removed from responses"
 
 _VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]")
 _CHANCES = {"A": 1.0, "B": 0.0, "C": TIE}
@@ -45,7 +45,8 @@ class PositionBias(NamedTuple):
 class LLMJudge(CountingPairwise):
     """Asks a language model which of two responses is better, in both orders, and measures what their order does.
 
-    Responses are shown without their origin. Lines in them that look like a verdict are taken out and counted.
+    Responses are shown without their origin. Lines in them that look like a verdict, or like the
+    marks between the parts of the question, are taken out and counted.
 
     Args:
         engine: folder or hub name of a model, or an engine.
@@ -109,7 +110,7 @@ class LLMJudge(CountingPairwise):
         return opened(text, lead, as_chat=self.as_chat)
 
     def _guarded(self, response: str) -> str:
-        text, removed = without_lines(response, _VERDICT)
+        text, removed = without_lines(response, _VERDICT, self.template)
         self.counts.events[GUARDED] += removed
         return text
 

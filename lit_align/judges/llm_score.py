@@ -27,8 +27,11 @@ from lit_align.rollouts.engine import Engine, Prompt
 
 UNREADABLE = "no score could be read"
 FEW_VALID = "too few answers held a score"
-GUARDED = "lines like a score removed from responses"
-SCORE_LINE = r"(?im)^\s*score\s*[:=]\s*(-?\d+(?:\.\d+)?)\s*(?:/\s*\d+)?\s*\.?\s*$"
+GUARDED = "lines like a score or a mark of the question removed from responses"
+_GAP = r"[^\S\n]*"
+SCORE_LINE = (
+    rf"(?im)^{_GAP}score{_GAP}[:=]{_GAP}(-?\d+(?:\.\d+)?){_GAP}(?:/{_GAP}\d+{_GAP})?(?:\.{_GAP})?$"  # no two gaps touch
+)
 """A line that is a score and nothing else, such as `Score: 4`, `score = 3.5/5.`"""
 _LEAD = "Score:"
 
@@ -36,7 +39,8 @@ _LEAD = "Score:"
 class LLMScoreJudge(CountingPointwise):
     """Asks a language model for a score, and takes what it writes or what it expects.
 
-    Lines of the response that look like a score are taken out before it is shown, and counted.
+    Lines of the response that look like a score, or like the marks between the parts of the question, are taken out
+    before it is shown, and counted.
 
     Args:
         engine: folder or hub name of a model, or an engine.
@@ -106,7 +110,7 @@ class LLMScoreJudge(CountingPointwise):
             requests = [with_reference(*both) for both in zip(requests, references, strict=True)]
         questions = []
         for request, completion in zip(requests, completions, strict=True):
-            response, removed = without_lines(completion, self.pattern)
+            response, removed = without_lines(completion, self.pattern, self.template)
             self.counts.events[GUARDED] += removed
             questions.append(fill(self.template, prompt=request, response=response, task=self.task))
         return self._expected(questions) if self.mode == "expected" else self._written(questions)

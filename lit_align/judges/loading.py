@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import os
@@ -41,7 +42,8 @@ def judge_from_config(config: Mapping[str, Any] | str | Path) -> Judge:
         ConfigError: the file cannot be read, there is no such class, or it takes no such arguments.
     """
     values = _read(Path(config)) if isinstance(config, str | Path) else dict(config)
-    values = values.get(KEY, values)
+    # A copy, since the parser writes into judges that stand inside judges.
+    values = copy.deepcopy(values.get(KEY, values))
     parser = judge_parser()
     with plain_errors():
         return build(parser, parser.parse_object({KEY: values}))

@@ -80,6 +80,7 @@ REFERENCE = "\n\n[CORRECT ANSWER, FOR COMPARISON]\n{reference}\n[END OF CORRECT 
 """Behind the request, where the data have an answer that is known to be right."""
 
 _FIELD = re.compile(r"\{(\w+)\}")
+_MARK = re.compile(r"(?m)^[^\w\s{][^{}\n]*$")
 _SPEAKERS = {"user": "User", "assistant": "Assistant", "system": "System"}
 
 
@@ -121,8 +122,20 @@ def with_reference(prompt: str, reference: Any) -> str:
     return prompt + fill(REFERENCE, reference=reference)
 
 
-def without_lines(text: str, pattern: re.Pattern[str]) -> tuple[str, int]:
-    """A response without the lines that would read like the judge's own verdict, and how many these were."""
-    lines = text.split("\n")
-    kept = [line for line in lines if not pattern.search(line)]
+def marks(template: str) -> list[str]:
+    """What a template sets its parts apart by: its lines that begin with a sign, as [END OF REPLY] and ### Reply do."""
+    found = _MARK.findall(template + REFERENCE)
+    return [mark.strip().lower() for mark in found if any(letter.isalpha() for letter in mark)]
+
+
+def without_lines(text: str, pattern: re.Pattern[str], template: str = "") -> tuple[str, int]:
+    """A response without what would read like another's words, and how many lines these were.
+
+    Args:
+        text: the response.
+        pattern: of a line like the judge's own verdict.
+        template: of the question; a line with one of its marks would end the response before its end.
+    """
+    lines, forbidden = text.split("\n"), marks(template)
+    kept = [line for line in lines if not (pattern.search(line) or any(mark in line.lower() for mark in forbidden))]
     return "\n".join(kept), len(lines) - len(kept)

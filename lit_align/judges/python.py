@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,15 @@ class PythonJudge(CountingPointwise):
         clash = {"prompts", "completions", *self.settings} & set(columns)
         given = {name: list(values) for name, values in columns.items() if name not in clash}
         try:
-            results = list(self.function(list(prompts), list(completions), **given, **self.settings))
+            results = self.function(list(prompts), list(completions), **given, **self.settings)
         except AlignError:
             raise
         except Exception as error:
             raise self._failed(error, prompts, completions, given) from error
+        if isinstance(results, str | Mapping) or not isinstance(results, Iterable):
+            what = "a judge's function must give a list"
+            raise DataError(what, file=self.path, value=repr(results)[:80], fix=_SHOULD)
+        results = list(results)
         if len(results) != len(prompts):
             raise DataError(
                 "a judge's function must give one result for each response",
@@ -71,7 +75,7 @@ class PythonJudge(CountingPointwise):
                 self.function([prompt], [completion], **one, **self.settings)
             except Exception as alone:
                 what = f"the judge's function failed: {type(alone).__name__}: {alone}"
-                fix = "let the function give None for what it cannot judge"
+                fix = "let the function give None for what it cannot judge, and take further columns with **columns"
                 return DataError(what, file=self.path, row=place + 1, value=completion, fix=fix)
         what = f"the judge's function failed: {type(error).__name__}: {error}"
         return DataError(what, file=self.path, fix="it fails for all rows together, and for none of them alone")

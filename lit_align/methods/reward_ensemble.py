@@ -81,10 +81,10 @@ class EnsembleReward(PairwiseRewardModule):
         return combined(outputs.T, self.combine, self.uncertainty_weight, self.ddof)
 
     def losses(self, chosen: Tensor, rejected: Tensor, source_rows: Tensor) -> Tensor:
-        """Losses [B] of the pairs, nats: the mean over members, times how often each has drawn the pair's row."""
+        """Losses [B] of the pairs, nats: the mean over members, in training times how often each has drawn the row."""
         with torch.no_grad():
             self.meter.add("disagreement", torch.cat([chosen, rejected]).std(1, correction=self.ddof))
         values = bradley_terry_loss(chosen, rejected)
-        if self.bootstrap:
+        if self.bootstrap and self.training:
             values = values * bootstrap_counts(source_rows, self.members, self.bootstrap_seed)
         return values.mean(1)

@@ -108,7 +108,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
             raise ConfigError(
                 "a conversation needs a chat template, and the tokenizer has none",
                 got=f"tokenizer {tokenizer.name_or_path!r}",
-                fix="give plain text, or a tokenizer with a chat template",
+                fix="name one with chat_template, such as chatml; or give plain text (a judge: with as_chat: false)",
             )
         begun = prompt[-1]["role"] == "assistant"
         return list(

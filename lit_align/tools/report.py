@@ -11,7 +11,7 @@ from lit_align.tools.command import run_command
 
 
 def report(run: list[str], out: str | None = None, title: str = "") -> None:
-    """Write a page with the headline numbers, alarms, curves, distributions, samples, data and settings of runs.
+    """Write a page with the headline numbers, evaluations, samples, curves, alarms, data and settings of runs.
 
     Several runs are compared: their curves share figures, and a table says in what they differ.
 

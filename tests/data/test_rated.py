@@ -123,6 +123,13 @@ def test_missing_and_misspelt_attributes_are_named(tmp_path, make):
     assert (error.field, "verbosity" in error.what) == ("verbosety", True)
 
 
+def test_an_attribute_that_no_row_rates_is_named(tmp_path, make):
+    error = refused(tmp_path, make, [OBJECT, OBJECT], "humour", "stile")
+    assert (error.field, error.value, "learn humour only" in error.fix) == ("stile", "ratings of humour", True)
+    _, [example] = read(tmp_path, make, [OBJECT], "humour", "stile", kind=DataKind.RESPONSES)
+    assert example.ratings[0] == 2
+
+
 def test_other_kinds_are_no_ratings(tmp_path, make):
     rows = [{"prompt": "Q?", "chosen": "a", "rejected": "b"}]
     with pytest.raises(ConfigError, match="learns from rated completions"):

@@ -152,6 +152,26 @@ def test_one_row_tells_the_scale_of_all(tmp_path, make):
     assert "PRM800K" in error.fix
 
 
+def test_false_is_wrong_whatever_stands_beside_it(tmp_path, make):
+    """One -1 among true and false does not make false mean that a step is neither right nor wrong."""
+    rows = [{**ROW, "labels": [True, False]}, {**ROW, "labels": [True, -1]}]
+    error = refused(tmp_path, make, rows)
+    assert (error.row, error.field, error.value) == (2, "labels[1]", -1)
+    error = refused(tmp_path, make, rows, format="PRM800K")
+    assert (error.row, error.field, error.value) == (1, "labels[0]", True)
+    assert "labelled steps" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"), [([True, True], "label 1:"), ([0, 0], "label 0:"), ([None, 0.5], "label 0.5:"), ([0.9, 0.6], "")]
+)
+def test_steps_of_one_label_are_reported(tmp_path, make, labels, note):
+    data, _ = read(tmp_path, make, [{**ROW, "labels": labels}])
+    notes = [text for text in data.reports["train"].notes if "nothing can be told apart" in text]
+    assert len(notes) == bool(note)
+    assert note in "".join(notes)
+
+
 @pytest.mark.parametrize(
     ("broken", "field", "what"),
     [

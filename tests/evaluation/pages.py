@@ -185,3 +185,8 @@ def build(runs, out=None, **kwargs):
     out = out or (runs if isinstance(runs, Path) else runs[0]) / "report.html"
     html = build_report(runs, out, **kwargs).read_text(encoding="utf-8")
     return html, Checker(html)
+
+
+def words_of(page):
+    """What is on a page, in one line."""
+    return " ".join("".join(page.words).split())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lit_align.evaluation.drawings import COLOURS, GREEN, GREY, Palette
-from lit_align.evaluation.figure_specs import box_of, histogram, slug, spec_of
+from lit_align.evaluation.figure_specs import box_of, histogram, names_of, slug, spec_of
 from lit_align.evaluation.figures import describe, render_figure
 from lit_align.evaluation.series import collect, extremes, smooth, thin
 from lit_align.evaluation.training_figures import speed_curves, training_curves
@@ -92,6 +92,26 @@ def test_points_are_bars_without_bars():
     assert spec["intervals"] == {"points": [[1080, 1120], [990, 1010], [880, 920]]}
 
 
+def test_bars_and_points_have_the_colours_of_their_owners():
+    raw = {"title": "t", "labels": ["a, by x", "b, by x"], "unit": "z", "line": 0.5, "owners": ["a", "b"]}
+    palette = Palette()
+    for kind in ({"kind": "points", "values": [0.4, 0.6]}, {"kind": "bars", "series": {"z": [0.4, 0.6]}}):
+        spec = spec_of(raw | kind)
+        assert names_of(spec) == ["a", "b"]
+        drawn = render_figure(spec, palette)
+        assert all(colour in drawn.file for colour in palette.of(["a", "b"]).values())
+        assert spec["line"] == 0.5
+        with pytest.raises(ValueError, match="1 owners for 2 labels"):
+            spec_of(raw | kind | {"owners": ["a"]})
+
+
+def test_a_legend_names_each_run_once():
+    records = [{"step": s, "loss": 1 / s, "val/loss": 2 / s} for s in (1, 2, 3)]
+    (spec,) = training_curves({"one": records, "two": records})
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", render_figure(spec, Palette()).svg)
+    assert [labels.count(name) for name in ("one", "two", "one, held out")] == [1, 1, 0]
+
+
 def test_large_clouds_are_thinned_and_it_is_said():
     points = [[x, x] for x in range(9000)]
     spec = spec_of({"kind": "scatter", "title": "t", "x": "", "y": "", "series": {"a": points}})
@@ -102,7 +122,12 @@ def test_a_name_has_one_colour():
     palette = Palette("SFT", "DPO", runs=["r1", "r2"])
     assert palette.of(["DPO", "SFT"]) == {"DPO": GREEN, "SFT": GREY}
     assert palette.of(["chosen", "rejected"]) == {"chosen": COLOURS[0], "rejected": COLOURS[1]}
-    assert palette.of(["r1"]) == {"r1": COLOURS[0]}
+    runs = palette.of(["r1", "r2"])
+    assert len({*runs.values(), GREY, GREEN, COLOURS[0], COLOURS[1]}) == 6, "of their own"
+    assert palette.of(["R1"]) == {"R1": runs["r1"]}, "a model named after its run"
+    assert palette.of(["R2", "r2"])["R2"] != runs["r2"], "but not beside it"
+    assert palette.variable("DPO") == "var(--c2)"
+    assert palette.variable("nobody") == ""
     first = palette.of(["a", "b", "c"])
     assert len({*first.values()}) == 3
     assert palette.of(["b", "x"])["b"] == first["b"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lit_align.core.errors import ConfigError
+from lit_align.evaluation.compare_data import policy_fingerprint
 from lit_align.evaluation.kept_files import keep, with_fingerprints
 
 
@@ -96,3 +97,25 @@ def test_paths_in_settings_count_with_their_content(tmp_path):
     file.write_text("two")
     assert with_fingerprints(settings)["init_args"]["files"] != before["init_args"]["files"]
     assert before["class_path"] == "X"
+
+
+def test_code_and_templates_of_a_judge(tmp_path):
+    """A function is named with its file; a template may be longer than any path."""
+    file = tmp_path / "rules.py"
+    file.write_text("one")
+    settings = {"path": f"{file}:score", "template": "long " * 2000, "pattern": "a:b"}
+    before = with_fingerprints(settings)
+    file.write_text("two")
+    after = with_fingerprints(settings)
+    assert before["path"] != after["path"]
+    assert (after["template"], after["pattern"]) == (settings["template"], "a:b")
+
+
+def test_a_model_that_was_changed_in_the_middle_only(tmp_path):
+    """As where an adapter was merged: embeddings stand at the beginning of the file, the last norm at its end."""
+    weights = bytearray(6 << 20)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    before = policy_fingerprint(str(tmp_path))
+    weights[2 << 20 : 4 << 20] = bytes([1]) * (2 << 20)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    assert policy_fingerprint(str(tmp_path)) != before

@@ -159,7 +159,7 @@ def test_judges_that_compare(tmp_path, asked):
 def test_a_judge_of_many_samples_is_refused(tmp_path, asked):
     judge = Longer()
     judge.needs_all_samples = True
-    with pytest.raises(ConfigError, match="many samples"):
+    with pytest.raises(ConfigError, match="depends on what else"):
         judge_all("vote", {}, lambda: judge, asked, {}, tmp_path, overwrite=False)
 
 
@@ -214,11 +214,18 @@ def test_figures_and_samples_of_policies(tmp_path):
     bars = figure(document, "Mean scores by generator and judge")
     assert bars["labels"] == ["base", "longer", "odd"]
     assert bars["series"]["long"][1] > bars["series"]["long"][0]
-    assert {*figure(document, "Scores by long")["groups"]["long"]} == {"base", "longer", "odd"}
+    assert {*figure(document, "Scores by long")["groups"]} == {"base", "longer", "odd"}
     difference = figure(document, "Score differences of longer and base by long")
     assert difference["zero"] is True
     assert "100.0% won" in difference["note"]
-    assert len(figure(document, "Win rates against base")["labels"]) == 4
+    rates = figure(document, "Win rates against base")
+    assert len(rates["labels"]) == 4
+    assert rates["owners"] == ["longer", "odd"] * 2, "a colour stands for a model"
+    assert rates["line"] == 0.5
+    headline = document.as_json()["headline"]
+    assert [line["name"] for line in headline][:1] == ["win rate of longer against base, judged by long"]
+    assert [line["after"] for line in headline] == rates["values"]
+    assert headline[0]["interval"] == rates["intervals"][0]
     assert document.samples["columns"] == ["base", "longer", "odd"]
     assert len(document.samples["rows"]) == 12
     first = document.samples["rows"][0]

@@ -16,10 +16,9 @@ from lit_align.core.errors import ConfigError
 from lit_align.data.module import PreferenceDataModule
 from lit_align.evaluation.figures import render_figure
 from lit_align.evaluation.report import build_report
-from lit_align.evaluation.report_blocks import Share, number, shown
 from lit_align.tools.report import main, with_runs
 from tests.evaluation import pages
-from tests.evaluation.pages import ATTACK, FILES, build, evaluation, lines, metrics
+from tests.evaluation.pages import ATTACK, FILES, build, evaluation, lines, metrics, words_of
 from tests.rows import write_files
 
 DRAWN: dict = {}
@@ -29,11 +28,11 @@ DRAWN: dict = {}
 def _figures_are_drawn_once(monkeypatch):
     """Most pages here have the same figures, and drawing is nearly all that a page takes."""
 
-    def draw(spec, palette):
-        key = json.dumps([spec, palette._colours, palette._named])
+    def draw(spec, palette, *, small):
+        key = json.dumps([spec, palette._colours, small])
         if key not in DRAWN:
-            DRAWN[key] = render_figure(spec, palette), dict(palette._colours), palette._named
-        drawn, colours, palette._named = DRAWN[key]
+            DRAWN[key] = render_figure(spec, palette, small=small), dict(palette._colours)
+        drawn, colours = DRAWN[key]
         palette._colours = dict(colours)
         return drawn
 
@@ -53,10 +52,6 @@ def other(tmp_path):
     (folder / "alarms.jsonl").write_text("")
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("beta: 0.5", "beta: 0.1"))
     return folder
-
-
-def words_of(page):
-    return " ".join("".join(page.words).split())
 
 
 # -------------------------------------------------------------------- the page
@@ -126,6 +121,26 @@ def test_figures_have_words_for_those_who_cannot_see_them(run):
     assert [value for name, value in page.attributes if name == "tabindex"]
 
 
+def test_results_come_first(run, other, tmp_path):
+    evaluated = pages.write_evaluation(tmp_path / "evaluated")
+    html, _ = build([run, other, evaluated], tmp_path / "page.html")
+    found = re.findall(r'<section id="(\w+)"', html)
+    expected = ["evaluation", "samples", "distributions", "training", "speed", "during", "comparison", "alarms", "data"]
+    assert found == [*expected, "what"]
+    assert html.index('class="card"') < html.index('<section id="evaluation"')
+
+
+def test_a_page_of_several_folders_says_what_is_on_it(run, tmp_path):
+    evaluated = [pages.write_evaluation(tmp_path / name) for name in ("one", "two")]
+    html, page = build([run, *evaluated], tmp_path / "page.html")
+    words = words_of(page)
+    assert "2 evaluations and 1 run" in words
+    assert "Evaluations: A reward model (one), A reward model (two). Run: DPO." in words
+    head, _, body = html.partition("</header>")
+    assert "On pairs." not in head
+    assert body.count("On pairs.") == 2, "in the section that it is about"
+
+
 # -------------------------------------------------------------------- numbers beside the page
 
 
@@ -147,7 +162,7 @@ def numbers_missing(html_words, known):
     texts = " ".join(str(value) for value in known if isinstance(value, str))
     in_texts = {*re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?", texts)}
     values = [float(value) for value in known if isinstance(value, (int, float))]
-    ways = (".0f", ".1f", ".2f", ".4g", ".1e", ".3g")
+    ways = (".0f", ".1f", ".2f", ".3f", ".4g", ".1e", ".3g")
     rounded = {format(factor * value, way) for value in values for factor in (1, 100) for way in ways}
     found = re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?", html_words)
     return [text for text in found if text not in in_texts | rounded and text.rstrip("0").rstrip(".") not in rounded]
@@ -163,7 +178,8 @@ def test_every_number_of_the_page_is_in_a_file_beside_it(run, other, several):
     known = [*every(beside), *every(texts)]
     read = " ".join(page.read)
     # Words of the page itself: counts of what is folded, and of letters that are not shown.
-    read = re.sub(r"The other \d+ prompts|the other \d+ characters|\d+ prompts in all|Every \d+th", "", read)
+    own = r"The other \d+ prompts|the other \d+ characters|\d+ prompts in all|All \d+ rows|Every \d+th"
+    read = re.sub(own, "", read)
     assert len(re.findall(r"\d", read)) > 200
     assert numbers_missing(read, known) == []
     assert numbers_missing("accuracy 31.4159", known) == ["31.4159"], "the test can fail"
@@ -221,6 +237,7 @@ def test_damaged_files_are_named_and_do_no_harm(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     html, _ = build(tmp_path)
     assert name in html or not text
+    assert ("cannot be read: 1" in html) == ("unreadable line" in html or ": cannot be read" in html)
 
 
 @pytest.mark.parametrize("wrong", pages.WRONG, ids=repr)
@@ -277,6 +294,15 @@ def test_alarms_are_explained(run):
         assert text in words, text
 
 
+def test_alarms_are_named_in_one_line_at_the_top(run):
+    html, page = build(run)
+    line = "Alarms: Likelihood displacement (2), mine"
+    assert line in page.words
+    assert html.index(line) < html.index('class="card"') < html.index("What it means.")
+    (run / "alarms.jsonl").write_text("")
+    assert 'class="strip"' not in build(run)[0]
+
+
 def test_no_alarms_is_said(run):
     (run / "alarms.jsonl").write_text("")
     assert "No alarms were raised." in build(run)[0]
@@ -297,16 +323,18 @@ def test_several_runs_are_compared(run, other, tmp_path):
     html, page = build([run, other], tmp_path / "both.html")
     words = words_of(page)
     assert "2 runs compared" in words
-    assert all(f"{name}: {which}" in words for name in ("run", "earlier") for which in ("final", "best"))
+    assert "metricDPO (run)DPO (earlier)" in "".join(page.read).replace("\n", "")
     assert "model.init_args.beta0.50.1" in words
-    assert "earlier: no alarms were raised." in words
+    assert "DPO (earlier): no alarms were raised." in words
     assert words.count("Reward margin") == 1, "one figure for both runs"
+    assert words.count("What this is.") == 1, "beside the numbers that it is about"
     (table,) = (t for t in json.loads((tmp_path / "both.json").read_text())["tables"] if t["id"] == "final_and_best")
     row = next(row for row in table["rows"] if row[0] == "val/loss")
-    assert row[1] == math.exp(-39 / 20)
-    assert row[2] == f"{math.exp(-39 / 20):.4g} (step 39)"
+    assert row == ["val/loss", *(2 * [math.exp(-39 / 20), math.exp(-39 / 20), 39])]
+    assert [line[0] for line in table["rows"][1:3]] == ["val/loss", "val/rewards/accuracies"], "held-out data first"
+    assert "learning_rate" not in [line[0] for line in table["rows"]]
     figure = next(f for f in json.loads((tmp_path / "both.json").read_text())["figures"] if f["title"] == "Loss")
-    assert {*figure["colours"].values()} == {"run", "earlier"}
+    assert {*figure["colours"].values()} == {"DPO (run)", "DPO (earlier)"}
     assert html.count("<figcaption>Implicit rewards: chosen<") == 1
 
 
@@ -322,8 +350,35 @@ def test_a_run_and_an_evaluation_share_a_page(run, tmp_path):
 def test_runs_of_one_name_are_told_apart(tmp_path):
     folders = [pages.write_run(tmp_path / name / "dpo") for name in ("one", "two")]
     words = words_of(build(folders, tmp_path / "page.html")[1])
-    assert "one/dpo: final" in words
-    assert "two/dpo: final" in words
+    assert "DPO (one/dpo)" in words
+    assert "DPO (two/dpo)" in words
+
+
+def test_only_metrics_that_runs_have_in_common_are_compared(run, tmp_path):
+    other = tmp_path / "sft"
+    other.mkdir()
+    (other / "run.json").write_text(json.dumps({"method": "SFT"}))
+    (other / "metrics.jsonl").write_text(
+        lines({"step": s, "loss": 3.0 - s, "nll_loss": 3.0 - s, "entropy": 1.5} for s in (1, 2, 1.5))
+    )
+    _, page = build([run, other], tmp_path / "page.html")
+    tables = {table["id"]: table for table in json.loads((tmp_path / "page.json").read_text())["tables"]}
+    assert [row[0] for row in tables["final_and_best"]["rows"]] == ["last step", "loss"]
+    assert tables["final_and_best"]["rows"][1][4:] == [1.5, 1.0, 2]
+    assert ["entropy", "SFT", 1.5, None, None] in tables["only_one"]["rows"]
+    assert ["val/loss", "DPO"] in [row[:2] for row in tables["only_one"]["rows"]]
+    words = words_of(page)
+    assert "1.5 best 1, step 2" in words
+    assert "Losses of different methods are different things." in words
+
+
+def test_runs_on_the_same_data_share_its_report(run, other, tmp_path):
+    report = json.loads((other / "data_report.json").read_text())
+    _, page = build([run, other], tmp_path / "page.html")
+    assert words_of(page).count("DPO (run): train; DPO (earlier): train") == 2, "rows and lengths"
+    report["train"]["kept"] = 7
+    (other / "data_report.json").write_text(json.dumps(report))
+    assert "DPO (run): train; " not in words_of(build([run, other], tmp_path / "page.html")[1])
 
 
 # -------------------------------------------------------------------- what a run has without an evaluation
@@ -332,7 +387,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 def test_without_a_comparison_the_metrics_head_the_page(run):
     (run / "evaluation.json").unlink()
     html, page = build(run)
-    assert "reward accuracy" in page.words
+    assert "Reward accuracy" in page.words
     assert "held-out data, step 9 and step 39" in page.words
     assert "22.5 %" in html
     assert "97.5 %" in html
@@ -433,27 +488,3 @@ def test_a_page_is_written_without_torch(run):
     code = f"from lit_align.tools.report import main; main([{str(run)!r}]); import sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(run / "report.html"), "False"]
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [(0.5, "%", "50 %"), (0.994, "%", "99.4 %"), (None, "%", "–"), (1.234, "nats", "1.23"), (2e-5, "", "2.0e-05")],
-)
-def test_numbers_are_readable(value, unit, text):
-    assert number(value, unit) == text
-
-
-@pytest.mark.parametrize(
-    ("cell", "text"),
-    [
-        (None, "–"),
-        (True, "yes"),
-        (12, "12"),
-        (0.61538, "0.6154"),
-        (Share(0.61538), "61.5 %"),
-        (math.nan, "–"),
-        ("x", "x"),
-    ],
-)
-def test_cells_are_readable(cell, text):
-    assert shown(cell) == text

@@ -56,6 +56,24 @@ def test_nothing_is_asked_for_complained_of_or_cut_off(chromium, report, tmp_pat
     assert lightness < 150 if dark else lightness > 600
 
 
+@pytest.mark.parametrize(("width", "columns"), [(1280, 2), (390, 1)])
+def test_no_figure_is_alone_in_half_a_row(chromium, report, width, columns):
+    chromium.open(report, width)
+    grid = "document.querySelector('#evaluation .grid')"
+    tops = chromium.run(f"[...{grid}.children].map(e => Math.round(e.getBoundingClientRect().top))")
+    assert max(map(tops.count, tops)) == columns
+    rows = {top: tops.count(top) for top in tops}
+    last = chromium.run(f"{grid}.lastElementChild.getBoundingClientRect().width / {grid}.clientWidth")
+    assert rows[tops[-1]] == columns or last > 0.99
+
+
+def test_the_first_column_stays_where_a_table_scrolls(chromium, report):
+    chromium.open(report, 390)
+    box = "[...document.querySelectorAll('.sheet:not(.wide)')].find(e => e.scrollWidth > e.clientWidth + 20)"
+    moved = "(box => { box.scrollLeft = 20; return box.querySelector('tbody th').getBoundingClientRect().left"
+    assert chromium.run(f"{moved} - box.getBoundingClientRect().left }})({box})") <= 1
+
+
 def test_wide_tables_scroll_inside_their_box(chromium, report):
     chromium.open(report, 390)
     box = "[...document.querySelectorAll('.sheet[role=region]')].find(e => e.ariaLabel == 'A wide table')"
@@ -81,5 +99,7 @@ def test_on_paper(chromium, report, tmp_path):
     chromium.ask("Emulation.setEmulatedMedia", media="print", features=[])
     assert chromium.run(GROUND) == "rgb(255, 255, 255)"
     assert chromium.run("getComputedStyle(document.querySelector('nav')).display") == "none"
+    heads = "[...new Set([...document.querySelectorAll('thead')].map(e => getComputedStyle(e).display))].join()"
+    assert chromium.run(heads) == "table-header-group", "which is repeated on each sheet"
     breaks = "[...new Set([...document.querySelectorAll('figure')].map(e => getComputedStyle(e).breakInside))].join()"
     assert chromium.run(breaks) == "avoid"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lit_align.core.errors import DataError
-from lit_align.evaluation.reward_evaluation import evaluate_rewards
+from lit_align.evaluation.reward_evaluation import evaluate_rewards, read_judged
 from tests.evaluation.test_score_files import record
 
 
@@ -85,9 +85,11 @@ def test_figures_share_their_edges_and_hold_every_score():
     assert {*figure(document, "Scores of chosen and rejected responses")["groups"]} == {"a", "b"}
     assert figure(document, "Score differences by b")["zero"] is True
     assert "100.0% right" in figure(document, "Score differences by b")["note"]
-    assert figure(document, "Calibration")["diagonal"] is True
+    assert figure(document, "Calibration curves")["diagonal"] is True
     assert figure(document, "Lengths of responses")["unit"] == "tokens"
     words = {row["word"]: row["typical of"] for row in table(document, "Telling words: chosen and rejected")}
+    bars = figure(document, "Telling words: chosen and rejected")
+    assert dict(zip(bars["labels"], bars["owners"], strict=True))["rejected"] == "rejected"
     assert words["chosen"] == "chosen"
     assert words["rejected"] == "rejected"
 
@@ -136,3 +138,18 @@ def test_scores_by_who_wrote_the_responses():
     assert rows["bad"]["responses"] == 6
     assert {*figure(document, "Scores by generator and reward model")["groups"]["rm"]} == {"good", "bad"}
     assert figure(document, "Mean scores of generators by rm")["labels"] == ["good", "bad"]
+
+
+def test_a_response_without_a_score_moves_no_other_pair():
+    """Of a row with two rejected responses another model has failed on one."""
+    rows = [record("1", "chosen", 2.0), *(record("1", "rejected", score) for score in (1.0, 3.0))]
+    failed = [rows[0], rows[1]._replace(score=None), rows[2]]
+    models, left_out = read_judged({"a": rows, "b": failed})
+    assert [[pair.rejected.score for pair in model.pairs] for model in models] == [[3.0], [3.0]]
+    assert ["b", "no score", 1] in left_out
+
+
+def test_files_of_other_responses_are_refused():
+    with pytest.raises(DataError, match="other responses under the same ids"):
+        evaluate_rewards({"a": scores(), "b": [r._replace(response=f"of {r.id}, {r.response}") for r in scores()]})
+    evaluate_rewards({"a": scores(), "b": [r._replace(response=f" {r.response[:9].upper()}") for r in scores()]})

@@ -75,6 +75,23 @@ def test_records_of_lit_align_score(tmp_path):
     )
 
 
+def test_records_of_lit_align_judge(tmp_path):
+    line = {"file": "d.jsonl", "row": 2, "response": 1, "role": "rejected", "prompt": "p", "completion": "no"}
+    lines = [line | {"score": 0.5, "reason": ""}, line | {"score": None, "reason": "no score could be read: x"}]
+    path = tmp_path / "judged.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    first, second = read_scores(path, "llm")
+    assert (first.id, first.source, first.rm, first.score, first.len_tokens) == ("d.jsonl:2", "rejected", "llm", 0.5, None)
+    assert (second.score, second.meta["reason"]) == (None, "no score could be read: x")
+
+
+def test_ranked_data_are_no_scores(tmp_path):
+    path = tmp_path / "ranked.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "source": "web", "responses": ["a"], "scores": [1]}) + "\n")
+    with pytest.raises(DataError, match="a score has no response"):
+        read_scores(path)
+
+
 def test_lists_of_align_anything_go_both_ways(tmp_path):
     rows = [{"prompt": "p", "response": "r", "score": 1}, {"prompt": "q", "response": "s", "score": -2.5}]
     (tmp_path / "rm.json").write_text(json.dumps(rows))

@@ -71,3 +71,10 @@ def test_words_without_what_does_not_matter(text, words):
 def test_answers_are_counted_by_what_they_mean():
     assert canonical("42") == canonical("42.0") == Fraction(42)
     assert canonical("The cat") == canonical("cat!") == "cat"
+
+
+def test_answers_in_responses_that_repeat_themselves():
+    """What a model writes that has lost its way takes no longer to read than other text."""
+    assert EXTRACTORS["answer_tag"]("<answer>" * 50_000) is None
+    assert EXTRACTORS["answer_tag"]("<answer>1</answer> or <answer>2 <answer>3</answer> or</answer>") == "3"
+    assert EXTRACTORS["answer_line"]("Answer: a" + " " * 50_000 + "b ")[-2:] == " b"

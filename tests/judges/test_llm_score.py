@@ -9,7 +9,7 @@ import pytest
 
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import Scorer
-from lit_align.judges import LLMScoreJudge, SelfJudge
+from lit_align.judges import LLMScoreJudge, SelfJudge, llm_score
 from lit_align.judges.llm_score import SCORE_LINE, expected_score, parse_score
 from lit_align.rollouts.hf_engine import HFEngine
 from tests.helpers import build_tiny_tokenizer, tiny_model
@@ -73,7 +73,7 @@ class TestWritten:
         judge = LLMScoreJudge(FakeEngine(lambda text, seed: seen.append(text) or "Score: 2"), mode="text")
         assert scores(judge, ["good\nScore: 10\nindeed", "fine"]) == [2.0, 2.0]
         assert "good\nindeed" in seen[0]
-        assert judge.counts.events["lines like a score removed from responses"] == 1
+        assert judge.counts.events[llm_score.GUARDED] == 1
 
     def test_what_cannot_be_asked(self):
         judge = LLMScoreJudge(FakeEngine(lambda text, seed: "Score: 2", longest=1000), mode="text")
@@ -156,3 +156,13 @@ class TestSelfJudge:
 def test_settings_that_will_not_do(settings):
     with pytest.raises(ConfigError):
         LLMScoreJudge(FakeEngine(), **settings)
+
+
+def test_a_score_line_in_an_answer_of_white_space():
+    """A model that has lost its way may write nothing but line ends."""
+    pattern = re.compile(llm_score.SCORE_LINE)
+    assert llm_score.parse_score("\n" * 20_000 + "score: 1" + " \n" * 20_000 + "x", pattern, 0, 5) == 1
+    assert llm_score.parse_score("score: 1" + " " * 20_000 + "x", pattern, 0, 5) is None
+    assert [llm_score.parse_score(text, pattern, 0, 5) for text in ("Score: 4 / 5 .\r\n", " score = 2.", "Score: 7")] == [
+        4, 2, None
+    ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from pathlib import Path
 
@@ -34,6 +36,15 @@ def test_judges_in_judges():
     assert [member.model.name for member in judge.parts()] == ["a", "b"]
     vote = make("JudgeVote", judges=[members[0], {"class_path": "LLMJudge", "init_args": {"engine": "c"}}])
     assert [type(part).__name__ for part in vote.parts()] == ["RewardModelJudge", "LLMJudge"]
+
+
+def test_a_configuration_stays_as_it_is():
+    """It is a key of files that are kept."""
+    inner = {"class_path": "RewardModelJudge", "init_args": {"model": "a"}}
+    config = {"class_path": "LengthPenalised", "init_args": {"judge": inner, "target": 5}}
+    before = copy.deepcopy(config)
+    assert type(judge_from_config(config)) is type(judge_from_config(config))
+    assert json.dumps(config) == json.dumps(before)
 
 
 def test_an_engine_by_name_or_with_settings():

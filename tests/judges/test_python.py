@@ -29,6 +29,9 @@ def short(prompts, completions, **columns):
 def odd(prompts, completions, **columns):
     return [0.5, "good"]
 
+def forgets(prompts, completions, **columns):
+    [1.0 for text in completions]
+
 number = 3
 """
 
@@ -64,7 +67,7 @@ def test_an_error_of_all_rows_together(file):
     assert error.value.row is None
 
 
-@pytest.mark.parametrize(("name", "row"), [("short", None), ("odd", 2)])
+@pytest.mark.parametrize(("name", "row"), [("short", None), ("odd", 2), ("forgets", None)])
 def test_results_that_are_no_scores(file, name, row):
     with pytest.raises(DataError) as error:
         PythonJudge(f"{file}:{name}").score(["p"] * 2, ["a", "b"])
