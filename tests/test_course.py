@@ -60,6 +60,17 @@ def test_a_missing_column_is_named(tmp_path):
     assert "column 'question'" in done.stderr
 
 
+def test_a_folder_holds_one_course(tmp_path):
+    """Steps that are done would otherwise be taken for those of another model."""
+    settings = {"DATA": str(tmp_path / "rows.jsonl"), "OUT": str(tmp_path / "course"), "LIT_ALIGN": "true",
+                "PYTHON": "true"}  # fmt: skip
+    for policy, status in (("one", 0), ("one", 0), ("other", 2)):
+        done = subprocess.run(["sh", COURSE / "run.sh"], env=os.environ | settings | {"POLICY": policy},
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        assert done.returncode == status, done.stderr
+    assert "holds another course" in done.stderr
+
+
 @pytest.mark.slow
 def test_from_raw_rows_to_a_report(tmp_path, shared_dir):
     with gzip.open(shared_dir / "data" / "align_anything_style.jsonl.gz", "rt", encoding="utf-8") as lines:

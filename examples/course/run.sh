@@ -21,12 +21,20 @@ template=${CHAT_TEMPLATE:+--data.chat_template $CHAT_TEMPLATE}
 align="${LIT_ALIGN:-lit-align}"
 configs=$here/../../configs
 
+# Steps that are done stay done, so a folder holds one course only.
+course="$POLICY $DATA ${PROMPT:-question} ${CHAT_TEMPLATE:-} $length ${REWARD_LR:-} ${SFT_LR:-} ${DPO_LR:-}"
+if [ -e "$out/.done/course" ] && [ "$(cat "$out/.done/course")" != "$course" ]; then
+    echo "$out holds another course: $(cat "$out/.done/course"); choose another OUT, or remove it" >&2
+    exit 2
+fi
+mkdir -p "$out/.done" && echo "$course" > "$out/.done/course"
+
 done_once() { # a step that is left out once it has come to its end
     name=$1; shift
     [ -e "$out/.done/$name" ] && return
     echo "== $name"
     "$@"
-    mkdir -p "$out/.done" && touch "$out/.done/$name"
+    touch "$out/.done/$name"
 }
 settings="$template --data.max_length $length --data.max_prompt_length $((length / 3)) --data.on_overlong truncate
     --data.validation $out/data/heldout.jsonl --trainer.accumulate_grad_batches 1"

@@ -29,8 +29,13 @@ _TASKS = {"lm": "CAUSAL_LM", "reward": "SEQ_CLS", "tokens": "TOKEN_CLS"}
 """PEFT's names for kinds of models."""
 _HEADS = ("score", "classifier")
 """Names of the heads of classifiers."""
+COMPARISON = "first_is_better"
+"""What the number of a model stands for that reads two responses: the log-odds that the first one is better."""
+_SINGLE = {"score", "cost", COMPARISON}
+"""What a single number stands for, where lit-align has written it."""
 
 __all__ = [
+    "COMPARISON",
     "LoRASpec",
     "ParameterCounts",
     "PolicySpec",
@@ -270,20 +275,37 @@ def _label(config: Any, spec: PolicySpec, source: Any) -> None:
     """Give a classifier's configuration as many labels as the head has outputs.
 
     Raises:
-        ConfigError: the checkpoint is a classifier with another number of labels.
+        ConfigError: the checkpoint is a classifier with another number of labels, or its numbers stand for others.
     """
-    architectures = getattr(source, "architectures", None) or [""]
-    if architectures[0].endswith("Classification") and source.num_labels != spec.outputs:
-        raise ConfigError(
-            "the checkpoint's head has another size",
-            got=f"{spec.name} with {source.num_labels} labels, where the method has {spec.outputs}",
-            fix="start from a language model, or from a reward model of the same method",
-        )
     names = spec.output_names or (["score"] if spec.outputs == 1 else [f"LABEL_{i}" for i in range(spec.outputs)])
-    if architectures[0].endswith("Classification") and not spec.output_names:
-        return
+    if (getattr(source, "architectures", None) or [""])[0].endswith("Classification"):
+        if source.num_labels != spec.outputs:
+            raise ConfigError(
+                "the checkpoint's head has another size",
+                got=f"{spec.name} with {source.num_labels} labels, where the method has {spec.outputs}",
+                fix="start from a language model, or from a reward model of the same method",
+            )
+        theirs = [str(source.id2label[number]) for number in range(spec.outputs)]
+        if _contradict(theirs, list(names), named=bool(spec.output_names)):
+            raise ConfigError(
+                "the numbers of the checkpoint's head stand for something else",
+                got=f"{spec.name} gives {', '.join(theirs)}, where the method has {', '.join(names)}",
+                fix="use the method that has written it, with the same settings, or start from a language model",
+            )
+        if not spec.output_names:
+            return
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
+
+
+def _contradict(theirs: list[str], ours: list[str], *, named: bool) -> bool:
+    """Whether numbers of a checkpoint cannot be what a method takes them for, as a cost is no score.
+
+    Names that others have given to a single number, and those of transformers for any, say nothing.
+    """
+    if theirs == ours or all(name.startswith("LABEL_") for name in theirs):
+        return False
+    return named if len(ours) > 1 else theirs[0] in _SINGLE and ours[0] in _SINGLE
 
 
 def _add_adapters(model: nn.Module, spec: LoRASpec, head: str) -> nn.Module:

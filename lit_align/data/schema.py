@@ -79,6 +79,9 @@ def recognise(
         )
     formats = formats_for(on_request, rating_names)
     candidates = [spec for spec in formats if name in (None, spec.name)]
+    if name is not None:
+        # The first rows do not always show what labels of steps mean; who names the format knows.
+        candidates = [spec._replace(fits=None) if spec.kind is DataKind.STEPS else spec for spec in candidates]
     # A column of a few odd rows must not decide: these rows are reported when their turn comes.
     usual = [column for column in found if most(column in row for row in rows)]
     matching = [spec for spec in candidates if spec.matches(usual, rows)]

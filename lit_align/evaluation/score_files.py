@@ -1,7 +1,7 @@
 """Score files: one JSON line per response, with who wrote it, who scored it, and the score.
 
-Besides our own lines, whose fields are those of `Scored`, this reads what `lit-align score` and `lit-align judge` write,
-and the JSON lists `[{"prompt", "response", "score"}]` of align-anything.
+Besides our own lines, whose fields are those of `Scored`, this reads what `lit-align score` and `lit-align judge`
+write, and the JSON lists `[{"prompt", "response", "score"}]` of align-anything.
 """
 
 from __future__ import annotations

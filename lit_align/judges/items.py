@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
@@ -47,11 +48,15 @@ class Items:
     dropped: Counter[str] = field(default_factory=Counter)
     """Rows that are not judged, by reason."""
 
+    @cached_property
+    def _names(self) -> list[str]:
+        """Of all further columns; once everything is read."""
+        return list(dict.fromkeys(name for item in self.items for name in item.columns))
+
     def columns(self, start: int, stop: int) -> dict[str, list[Any]]:
         """Further columns of some items, each with a value for every one of them."""
         chosen = self.items[start:stop]
-        names = dict.fromkeys(name for item in self.items for name in item.columns)
-        return {name: [item.columns.get(name) for item in chosen] for name in names}
+        return {name: [item.columns.get(name) for item in chosen] for name in self._names}
 
 
 def read_items(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_align.core.batch import Example
 from lit_align.core.errors import ConfigError
+from lit_align.core.policy import COMPARISON
 from lit_align.core.ranges import positive
 from lit_align.functional.ensembles import Moments, standardised
 from lit_align.judges.base import Columns, CountingPointwise, Judged
@@ -74,6 +75,12 @@ class RewardModelJudge(CountingPointwise):
     def _output_weights(self) -> list[float]:
         """How much each number of the head counts."""
         names = self.model.label_names or list(self.weights or ["score"])
+        if names == [COMPARISON]:
+            raise ConfigError(
+                "the model reads two responses at once, and has no score for a single one",
+                got=self.model.name,
+                fix="let PairModelJudge ask it",
+            )
         if self.weights is None:
             if len(names) > 1:
                 raise ConfigError(

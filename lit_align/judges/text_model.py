@@ -126,6 +126,7 @@ class TextModel:
             trust_remote_code=self.trust_remote_code,
             head=head,
             outputs=self.outputs,
+            output_names=tuple(self.label_names) if head != "lm" else (),
             # A new head is refused by most; those who allow one get the same each time.
             seed=0,
         )

@@ -35,6 +35,7 @@ class EnsembleReward(PairwiseRewardModule):
     Args:
         members: number of heads.
         bootstrap: each head learns from its own sample of the rows, drawn with replacement; False: from all of them.
+            Held-out rows count once for every head.
         bootstrap_seed: of the drawing; a row's draws do not change from epoch to epoch.
         combine: what the heads' scores come to: mean, worst, uncertainty (mean less variance) or lcb (mean less
             standard deviation).

@@ -24,8 +24,8 @@ from lit_align.core.layout import build_rows
 from lit_align.core.policy import LoRASpec, PolicySpec, QuantizationSpec, build_policy, load_tokenizer
 from lit_align.core.saving import save_policy
 from lit_align.functional.ensembles import combined
-from lit_align.judges import RewardModelJudge
-from tests.methods.scoring import move
+from lit_align.judges import PairModelJudge, RewardModelJudge
+from tests.methods.scoring import move, ready
 from tests.rows import CONVERT, write_files
 
 RATINGS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -35,7 +35,7 @@ LABELS = {
     "KWiseReward": ["score"],
     "BinaryPreference": ["score"],
     "OutcomeReward": ["score"],
-    "PairwisePreference": ["score"],
+    "PairwisePreference": ["first_is_better"],
     "TokenReward": ["score"],
     "CostModel": ["cost"],
     "ODIN": ["score"],
@@ -132,6 +132,34 @@ def test_a_judge_takes_a_cost_for_what_it_is(files, tiny_model_dir):
     judged = judge.score([row["prompt"] for row in rows], [row["chosen"] for row in rows])
     rewards = [record["reward"] for record in records if record["role"] == "chosen"]
     assert [verdict.score for verdict in judged] == pytest.approx(rewards, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("written", "settings", "read"),
+    [
+        ("CostModel", {}, "BradleyTerry"),
+        ("PairwisePreference", {}, "OutcomeReward"),
+        ("BradleyTerry", {}, "CostModel"),
+        ("RegressionReward", {"attributes": ["a", "b"], "weights": "mean"}, "RegressionReward"),
+    ],
+)
+def test_no_number_is_taken_for_another(written, settings, read, tiny_model_dir, tmp_path):
+    """A cost read as a score, or one attribute as another, would be wrong without a word."""
+    module = ready(written, tiny_model_dir, **settings)
+    save_policy(module, load_tokenizer(tiny_model_dir), tmp_path / "model")
+    assert ready(written, str(tmp_path / "model"), **settings).num_outputs == module.num_outputs
+    swapped = {"attributes": ["b", "a"], "weights": "mean"} if settings else {}
+    with pytest.raises(ConfigError, match="stand for something else"):
+        ready(read, str(tmp_path / "model"), **swapped)
+
+
+def test_a_judge_of_single_responses_refuses_a_model_of_pairs(tiny_model_dir, tmp_path):
+    module = ready("PairwisePreference", tiny_model_dir)
+    save_policy(module, load_tokenizer(tiny_model_dir), tmp_path / "model")
+    with pytest.raises(ConfigError, match="PairModelJudge"):
+        RewardModelJudge(str(tmp_path / "model")).score(["a"], ["b"])
+    [verdict] = PairModelJudge(str(tmp_path / "model")).compare(["a"], ["b"], ["c"])
+    assert 0 < verdict.probability < 1
 
 
 @pytest.mark.parametrize("further", [(), LORA], ids=["full", "lora"])

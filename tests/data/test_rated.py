@@ -60,9 +60,12 @@ def plain(ratings):
     ],
 )
 def test_the_methods_attributes_in_its_order(tmp_path, make, row, names, ratings):
-    data, [example] = read(tmp_path, make, [row], *names)
-    assert plain(example.ratings) == ratings
-    assert data.tokenizer.decode(example.ids[0]) == "Q? yes</s>"
+    # A further row rates all that is to be learnt.
+    whole = {**row, **(dict.fromkeys(names, 1) if "helpfulness" in row else {"ratings": dict.fromkeys(names, 1)})}
+    rows = [row, {**whole, "prompt": "R?"}] if None in ratings and names else [row]
+    data, examples = read(tmp_path, make, rows, *names)
+    assert plain(examples[0].ratings) == ratings
+    assert data.tokenizer.decode(examples[0].ids[0]) == "Q? yes</s>"
 
 
 def test_columns_are_named_in_the_report_and_may_be_mapped(tmp_path, make):

@@ -162,8 +162,17 @@ def test_false_is_wrong_whatever_stands_beside_it(tmp_path, make):
     assert "labelled steps" in error.fix
 
 
+def test_a_named_format_settles_what_the_first_rows_leave_open(tmp_path, make):
+    rows = [{**ROW, "prompt": f"{n}?", "labels": [1, 0 if n < 40 else -1]} for n in range(41)]
+    error = refused(tmp_path, make, rows)
+    assert (error.row, error.value, "set data.format: PRM800K" in error.fix) == (41, -1, True)
+    _, examples = read(tmp_path, make, rows, format="PRM800K", method=Stepwise(neutral="ignore"))
+    assert [example.step_labels for example in examples] == [[1.0]] * 40 + [[1.0, 0.0]]
+
+
 @pytest.mark.parametrize(
-    ("labels", "note"), [([True, True], "label 1:"), ([0, 0], "label 0:"), ([None, 0.5], "label 0.5:"), ([0.9, 0.6], "")]
+    ("labels", "note"),
+    [([True, True], "label 1:"), ([0, 0], "label 0:"), ([None, 0.5], "label 0.5:"), ([0.9, 0.6], "")],
 )
 def test_steps_of_one_label_are_reported(tmp_path, make, labels, note):
     data, _ = read(tmp_path, make, [{**ROW, "labels": labels}])

@@ -73,7 +73,7 @@ class TestTokenRewards:
         [
             ("DPO", {"reference": "precomputed"}, "Precomputed, which knows sums"),
             ("SimPO", {}, "SimPO, which compares with no reference"),
-            ("BradleyTerry", {}, "a reward model"),
+            ("BradleyTerry", {}, "which scores whole responses"),
         ],
     )
     def test_where_they_cannot_be_known(self, name, settings, what, pairs, tiny_model_dir):

@@ -81,7 +81,7 @@ def test_records_of_lit_align_judge(tmp_path):
     path = tmp_path / "judged.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in lines))
     first, second = read_scores(path, "llm")
-    assert (first.id, first.source, first.rm, first.score, first.len_tokens) == ("d.jsonl:2", "rejected", "llm", 0.5, None)
+    assert (first.id, first.source, first.rm, first.score) == ("d.jsonl:2", "rejected", "llm", 0.5)
     assert (second.score, second.meta["reason"]) == (None, "no score could be read: x")
 
 

@@ -163,6 +163,5 @@ def test_a_score_line_in_an_answer_of_white_space():
     pattern = re.compile(llm_score.SCORE_LINE)
     assert llm_score.parse_score("\n" * 20_000 + "score: 1" + " \n" * 20_000 + "x", pattern, 0, 5) == 1
     assert llm_score.parse_score("score: 1" + " " * 20_000 + "x", pattern, 0, 5) is None
-    assert [llm_score.parse_score(text, pattern, 0, 5) for text in ("Score: 4 / 5 .\r\n", " score = 2.", "Score: 7")] == [
-        4, 2, None
-    ]  # fmt: skip
+    texts = ("Score: 4 / 5 .\r\n", " score = 2.", "Score: 7")
+    assert [llm_score.parse_score(text, pattern, 0, 5) for text in texts] == [4, 2, None]

@@ -18,7 +18,7 @@ from lit_align.core.layout import build_rows
 from lit_align.core.module import AlignmentModule
 from lit_align.core.outputs import reduce_terms
 from lit_align.functional.rewards import bootstrap_counts, correlation
-from tests.cases.rewards import H2, LENGTHS, O2, R3, S2, SAFETY
+from tests.cases.rewards import E3, H2, LENGTHS, O2, R3, S2, SAFETY
 from tests.cases.row import sigmoid, softplus, t
 from tests.methods.scoring import collated, make_examples, ready, scored
 
@@ -288,6 +288,15 @@ def test_members_begin_apart_and_learn_apart(tiny_model_dir):
     drawn = bootstrap_counts(batch.source_rows, 3, 0)
     for member in range(3):
         assert bool((weight.grad[member] == 0).all()) == bool((drawn[:, member] == 0).all())
+
+
+def test_held_out_rows_are_not_drawn():
+    module = lit_align.EnsembleReward(policy="unused", members=2, bootstrap_seed=5)
+    drawn = module.losses(*E3, source_rows=torch.tensor([1, 2, 3]))
+    held_out = module.eval().losses(*E3, source_rows=torch.tensor([1, 2, 3]))
+    expected = [(softplus(-0.7) + softplus(-0.3)) / 2, (softplus(0.4) + softplus(-0.7)) / 2]
+    assert held_out[:2].tolist() == pytest.approx(expected)
+    assert drawn[0] != held_out[0]
 
 
 # -------------------------------------------------------------------- length

@@ -14,6 +14,7 @@ from lit_align.core.errors import ConfigError
 from lit_align.core.kinds.language import Losses, as_terms
 from lit_align.core.kinds.reward import RewardModule
 from lit_align.core.outputs import Per, Term
+from lit_align.core.policy import COMPARISON
 from lit_align.functional.logprobs import segment_sums
 
 Aggregate = Literal["product", "minimum", "last", "mean"]
@@ -169,6 +170,11 @@ class ComparisonModule(RewardModule):
     """Methods that train a head to say which of two responses is better, with both in sight."""
 
     data_kind = DataKind.COMPARISONS
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What an exported model's number is."""
+        return (COMPARISON,)
 
     @abstractmethod
     def losses(self, first: Tensor, second: Tensor, *args: Any, **facts: Any) -> Losses:
