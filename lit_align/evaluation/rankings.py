@@ -107,9 +107,12 @@ def elo(names: Sequence[str], scores: Floats, seed: int = 0, resamples: int = _E
         for counts in weights:
             chosen = [by_prompt[prompt] for prompt in np.repeat(np.arange(len(counts)), counts)]
             drawn.append(generator.permutation(np.concatenate(chosen).astype(np.int32)))
-    # Resamples of different numbers of games, where some prompts lack models, end when the shortest does.
-    shortest = min(map(len, drawn))
-    resampled = play(games, np.stack([order[:shortest] for order in drawn]), len(names))
+    # Where some prompts lack models, resamples have different numbers of games: they end with draws of a model with
+    # itself, which change nothing.
+    longest, draw = max(map(len, drawn)), len(games.prompt)
+    games = Games(*(np.append(column, value) for column, value in zip(games, (-1, 0, 0, 0.5), strict=True)))
+    drawn = [np.pad(order, (0, longest - len(order)), constant_values=draw) for order in drawn]
+    resampled = play(games, np.stack(drawn), len(names))
     note = f"Elo: mean of {resamples} orders of the games, K = {_ELO_STEP:g}; its intervals hold the order's chance too"
     return _ranking(names, estimates, resampled, [note])
 

@@ -147,3 +147,14 @@ def test_nine_real_models(shared_dir):
     assert mean.names == exact.names
     assert mean.names[:4] == ["gpt4_1106_preview", "claude-2.1", "gpt-3.5-turbo-1106", "vicuna-13b-v1.5"]
     assert exact.groups[:4] == ["a", "b", "c", "d"]
+
+
+def test_elo_of_prompts_that_lack_models():
+    """A resample may hold few games, or none; the others are played to their end all the same."""
+    scores = np.full((10, 2), np.nan)
+    scores[:, 0], scores[:2, 1] = 1.0, 0.0
+    ranking = elo(["better", "worse"], scores)
+    best = ranking.ratings[0]
+    assert best.mean == pytest.approx(1000 + 2 + 4 * (1 - 1 / (1 + 10 ** (-4 / 400))))
+    assert best.low == 1000
+    assert best.high > best.mean + 2
