@@ -51,14 +51,14 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, required=True)
     parser.add_argument("--ranked", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--only", choices=("ranked", "pairs"), help="train and score, and write no results")
+    parser.add_argument("--only", choices=("ranked", "pairs"), help="measure one, and keep the other's results")
     parser.add_argument("--out", type=Path, default=Path("runs/reward_models"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/reward_models.json"))
     given = parser.parse_args()
-    if given.only:
-        {"ranked": ranked, "pairs": pairs}[given.only](given)
-        return
-    results = {"ranked": ranked(given), "pairs": pairs(given)}
+    results = json.loads(given.results.read_text(encoding="utf-8")) if given.results.is_file() else {}
+    for kind, measure in {"ranked": ranked, "pairs": pairs}.items():
+        if given.only in (None, kind):
+            results[kind] = measure(given)
     given.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     given.results.with_suffix(".md").write_text(page(results), encoding="utf-8")
     print(page(results))
@@ -241,7 +241,9 @@ def page(results: Row) -> str:
                  row["length_rule"], share(row["length_accuracy"]), share(row["gain"]),
                  f"{100 * row['accuracy_where_the_rule_is_wrong']:.1f} %"]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    ranked = results["ranked"]
+    ranked = results.get("ranked")
+    if ranked is None:
+        return "\n".join(lines) + "\n"
     lines += [
         "",
         "Bradley-Terry points of the models that wrote the answers, by the reward model's scores and by those of the "
