@@ -74,15 +74,18 @@ def score_batch(
         tokenizer: the model's, for the rewards of single tokens; None: they are not asked for.
 
     Returns:
-        M records with `tokens`, the number of tokens that are scored, and for a reward model `reward`; for a language
-        model `logps`, their summed log-probability, and `mean_logps`, per token, both in nats; where the method has a
-        reference, `reference_logps`; where it defines implicit rewards, `reward`. With a tokenizer also `token_texts`
-        and `token_rewards`, of each token that is scored.
+        M records with `tokens`, the number of tokens that are scored, or `steps`, of a model that scores the ends of
+        steps; for a reward model `reward`; for a language model `logps`, their summed log-probability, and
+        `mean_logps`, per token, both in nats; where the method has a reference, `reference_logps`; where it defines
+        implicit rewards, `reward`. With a tokenizer also `token_texts` and `token_rewards`, of each token or step that
+        is scored.
 
     Raises:
         ConfigError: rewards of single tokens are asked for, and cannot be known.
     """
-    policy, columns = method.policy, {"tokens": batch.rows.response_lengths}
+    policy = method.policy
+    # The length of a solution is not how many ends of steps it has.
+    columns = {"steps" if isinstance(method, StepRewardModule) else "tokens": batch.rows.response_lengths}
     by_token: dict[str, list[list[Any]]] = {}
     if isinstance(method, RewardModule):
         columns["reward"] = method.score_responses(batch.rows)

@@ -75,6 +75,12 @@ class RewardModelJudge(CountingPointwise):
     def _output_weights(self) -> list[float]:
         """How much each number of the head counts."""
         names = self.model.label_names or list(self.weights or ["score"])
+        if self.model.spec.head == "tokens":
+            raise ConfigError(
+                "the model scores the ends of steps, and not whole responses",
+                got=f"{self.model.name}, a token classifier",
+                fix="score with `lit-align score --config configs/process_reward.yaml --model.policy FOLDER`",
+            )
         if names == [COMPARISON]:
             raise ConfigError(
                 "the model reads two responses at once, and has no score for a single one",

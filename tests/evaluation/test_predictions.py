@@ -117,3 +117,13 @@ def test_whether_a_response_is_safe_stands_beside_the_score(tiny_model_dir, pair
     (tmp_path / "safe.jsonl").write_text(json.dumps(row) + "\n")
     records = score(lit_align.CostModel(policy=tiny_model_dir), "safe.jsonl")
     assert {record["role"]: record["safe"] for record in records} == {"chosen": True, "rejected": False}
+
+
+def test_a_model_of_steps_counts_steps_and_not_tokens(tiny_model_dir, pairs, tmp_path):
+    row = {"prompt": "a", "completions": ["b c d", "e"], "labels": [True, False]}
+    (tmp_path / "steps.jsonl").write_text(json.dumps(row) + "\n")
+    (record,) = score(lit_align.ProcessReward(policy=tiny_model_dir), "steps.jsonl", tokens=True)
+    assert record["steps"] == len(record["token_rewards"]) == 2
+    assert "tokens" not in record
+    first, second = record["token_rewards"]
+    assert record["reward"] == pytest.approx(first * second)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 import lit_align
 from lit_align import Trainer
@@ -148,3 +148,11 @@ def test_scores_that_are_no_numbers(reward_dir):
     judge.model.scorer.model.score.weight.fill_(math.inf)
     assert judge.score(["p"], ["a"])[0].score is None
     assert judge.counts.unjudged == {"the score is not a finite number": 1}
+
+
+def test_a_model_of_steps_has_no_score_at_the_end(tiny_model_dir, tmp_path):
+    config = AutoConfig.from_pretrained(tiny_model_dir, num_labels=2)
+    AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path / "steps")
+    build_tiny_tokenizer().save_pretrained(tmp_path / "steps")
+    with pytest.raises(ConfigError, match=r"scores the ends of steps(?s:.*)configs/process_reward.yaml"):
+        values(RewardModelJudge(str(tmp_path / "steps")))
