@@ -77,7 +77,8 @@ def _commands_of_the_readme() -> list[str]:
 def test_commands_of_the_readme_parse(cli, command, monkeypatch):
     monkeypatch.chdir(ROOT)
     # What a run has left, for the configuration that it began with.
-    verb, *arguments = shlex.split(command.replace("runs/dpo/config.yaml", "configs/dpo.yaml"), comments=True)[1:]
+    command = re.sub(r"runs/(\w+)/config.yaml", r"configs/\1.yaml", command)
+    verb, *arguments = shlex.split(command, comments=True)[1:]
     if verb in TRAINER_VERBS:
         assert cli.parse(verb, *arguments).model.class_path
     else:
