@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     from lit_align.evaluation.ranking_evaluation import evaluate_ranking, is_ranked, read_ranked, table_of
     from lit_align.evaluation.score_files import read_scores, with_columns
 
+    left_out = 0
     if files:
         table = table_of({name: read_scores(path, name) for name, path in files.items()})
     elif is_ranked(Path(arguments.data[0])):
@@ -46,4 +47,11 @@ def main(argv: list[str]) -> None:
             fix = "give a score file for each model, NAME=FILE, or scores of ranked data whose rows name the models"
             raise ConfigError("the score file does not say who wrote the responses", got=arguments.data[0], fix=fix)
         table = table_of(models)
-    finish(evaluate_ranking(table, arguments.baseline, arguments.seed), arguments.out, arguments.title)
+        left_out = len(records) - sum(map(len, models.values()))
+    document = evaluate_ranking(table, arguments.baseline, arguments.seed)
+    if left_out:
+        document.about += (
+            f" {left_out} responses of the score file are left out: they have no score, or the data do not say who "
+            "wrote them, as where a row holds an empty response."
+        )
+    finish(document, arguments.out, arguments.title)

@@ -113,6 +113,13 @@ def test_ranking(tmp_path, capsys, monkeypatch):
     (tmp_path / "scored.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert main(["evaluate", "ranking", "scored.jsonl", "--baseline", "two", "--out", "scored"]) == 0
     assert read(tmp_path / "scored")["tables"] == found["tables"]
+    assert "left out" not in read(tmp_path / "scored")["about"]
+    # Where a response is empty, `score` leaves it out, so that the others' places no longer tell who wrote them.
+    rows[3]["responses"][0] = ""
+    (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "fewer.jsonl").write_text("".join(json.dumps(line) + "\n" for n, line in enumerate(lines) if n != 6))
+    assert main(["evaluate", "ranking", "fewer.jsonl", "--out", "fewer"]) == 0
+    assert "1 responses of the score file are left out" in read(tmp_path / "fewer")["about"]
     assert "does not say who wrote" in refused(capsys, "ranking", "one.jsonl")
     assert "one score file makes no ranking" in refused(capsys, "ranking", "one=one.jsonl")
     assert "no such baseline" in refused(capsys, "ranking", "ranked.jsonl", "--baseline", "three")
