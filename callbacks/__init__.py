@@ -16,8 +16,10 @@ _PUBLIC = {
     "NoiseFilter": "noise_filter",
     "NonFiniteGuard": "non_finite_guard",
     "QLoRA": "qlora",
+    "RegenerationCallback": "regeneration",
     "ReferenceSync": "reference_sync",
     "RunRecord": "run_record",
+    "SPIN": "spin",
     "ThreeDDiagnostics": "three_d_diagnostics",
     "Timing": "timing",
 }

@@ -148,6 +148,10 @@ class RunCheckpoint(OptimizerStepCallback, ModelCheckpoint):
         if not own:
             publish(copied, folder / name)
 
+    def request(self) -> None:
+        """Save as soon as the optimiser step under way, or the epoch that ends with it, has nothing left to do."""
+        self._due = True
+
     def after_optimizer_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if a checkpoint is due and the step is over."""
         self._due |= bool(self.every_n_steps) and self._step % self.every_n_steps == 0

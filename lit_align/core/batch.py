@@ -88,6 +88,12 @@ class Example(NamedTuple):
     """For each pair, how much it counts, 1 on average."""
     safe: list[bool] | None = None
     """For each response, whether it is harmless."""
+    label_probability: float | None = None
+    """Pairs: how likely the chosen response is the better one, 0 to 1."""
+    win_probabilities: list[float] | None = None
+    """For each response, how likely it beats others, 0 to 1."""
+    game: bool | None = None
+    """Pairs: whether a model's game made the pair, and not people's judgments."""
 
 
 class Segments(NamedTuple):
@@ -149,6 +155,13 @@ class Counts(NamedTuple):
     """Tokens of completions that are labelled desirable."""
     target_tokens: Tensor | float = 0.0
     """Tokens of the texts that pairs are to stay close to."""
+    game: Tensor | float = 0.0
+    """Pairs that come from a game between models."""
+
+    @property
+    def human(self) -> Tensor | float:
+        """Pairs that people judged: all others."""
+        return self.examples - self.game
 
 
 class PairBatch(NamedTuple):
@@ -184,6 +197,14 @@ class PairBatch(NamedTuple):
     """[B] bool, whether the chosen responses are harmless; None unless every pair says so."""
     rejected_safe: Tensor | None = None
     """[B] bool."""
+    label_probability: Tensor | None = None
+    """[B] float64 in 0..1, how likely the chosen responses are the better ones; None unless every pair says so."""
+    chosen_wins: Tensor | None = None
+    """[B] float64 in 0..1, how likely the chosen responses beat others; None unless every pair says so."""
+    rejected_wins: Tensor | None = None
+    """[B] float64."""
+    game: Tensor | None = None
+    """[B] bool, whether pairs come from a game between models; None unless every pair says so."""
 
     @property
     def chosen_lengths(self) -> Tensor:
@@ -201,7 +222,8 @@ class PairBatch(NamedTuple):
         if self.prompt is not None:
             tokens = tokens + self.rows.response_lengths[self.prompt].sum()
         close_to = self.rows.response_lengths[self.chosen if self.target is None else self.target].sum()
-        return Counts(examples=len(self.chosen), tokens=tokens, target_tokens=close_to)
+        game = 0.0 if self.game is None else self.game.sum()
+        return Counts(examples=len(self.chosen), tokens=tokens, target_tokens=close_to, game=game)
 
 
 class LabelBatch(NamedTuple):

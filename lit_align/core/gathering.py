@@ -11,18 +11,22 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 
+_GATHERED: set[int] = set()
+"""Roots whose weights are gathered now."""
+
+
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
     """Gather the weights of a sharded module until the block ends; of any other module, do nothing.
 
     All ranks enter together. Inside, gradients are off, and each rank may run the model as often as it likes, or
-    not at all; the model must not be changed.
+    not at all; the model must not be changed. A block inside such a block does nothing, so ranks may enter it alone.
 
     Args:
         module: the root of the sharded tree.
     """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
-    if not parts:
+    if not parts or id(parts[0]) in _GATHERED:
         yield
         return
     root = parts[0]
@@ -36,9 +40,11 @@ def gathered(module: nn.Module) -> Iterator[None]:
         for part in parts:
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()
+        _GATHERED.add(id(root))
         try:
             yield
         finally:
+            _GATHERED.remove(id(root))
             for part in parts:
                 part.reshard()
             for group, setting, before, own in zip(groups, settings, order, indices, strict=True):

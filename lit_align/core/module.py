@@ -34,7 +34,7 @@ from lit_align.core.policy import PolicySpec, build_policy
 from lit_align.core.ranges import not_negative, up_to_one
 from lit_align.core.sharding import shard
 from lit_align.core.state_hooks import save_only_what_changes
-from lit_align.core.steps import is_logged
+from lit_align.core.steps import is_logged, within_stretch
 from lit_align.references import Precomputed, Reference, resolve_reference
 from lit_align.references.precomputed import HasExamples
 
@@ -86,7 +86,7 @@ class AlignmentModule(LightningModule, ABC):
     needs_kl: ClassVar[bool] = False
     """Whether unpaired batches carry mismatched prompts and completions, for a KL estimate."""
     needs_fields: ClassVar[frozenset[str]] = frozenset()
-    """What every row of the data must have besides, of `margin`, `scores`, `timestamp`, `target`."""
+    """What every row of the data must have besides, such as `margin` or `scores`; see `data.demands`."""
     needs_both_labels: ClassVar[bool] = True
     """Whether there is nothing to learn from completions that are all desirable, or all undesirable."""
     reads_target: ClassVar[bool] = False
@@ -419,7 +419,7 @@ class AlignmentModule(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def _learning_rate_factor(self, step: int) -> float:
-        return schedule_factor(step, self.trainer.estimated_stepping_batches, self.warmup_ratio, self.schedule)
+        return schedule_factor(*within_stretch(self.trainer, step), self.warmup_ratio, self.schedule)
 
     # ---------------------------------------------------------------- checkpoints
 

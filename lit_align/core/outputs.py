@@ -126,6 +126,8 @@ class Per(str, Enum):
     UNDESIRABLE = "undesirable"
     DESIRABLE_TOKENS = "desirable_tokens"
     TARGET_TOKENS = "target_tokens"
+    HUMAN = "human"
+    GAME = "game"
 
 
 class Term(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +60,7 @@ def save_policy(
     merge: bool = True,
     dtype: DtypeName | None = None,
     tolerance: float | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> SavedPolicy:
     """Write a policy with its tokenizer and chat template; read the folder back and compare.
 
@@ -73,6 +74,7 @@ def save_policy(
         merge: write a whole model; False: the adapters only, which refer to the base model by its name.
         dtype: of the weights that are written; None: as trained. Adapters are always written as trained.
         tolerance: largest change that is not an error; None: by dtype, see `TOLERANCE`.
+        beside: further files, name and text.
 
     Raises:
         ConfigError: the folder is in use, the policy cannot be written this way, or what was written differs.
@@ -95,6 +97,8 @@ def save_policy(
             written = _dtype_of(whole)
             del whole
         tokenizer.save_pretrained(partial)
+        for name, text in (beside or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
         allowed = tolerance if tolerance is not None else TOLERANCE[_coarsest(model, spec, written)]
         changes = _changes(policy, tokenizer, spec, partial)
         largest = float(changes.max())

@@ -14,8 +14,22 @@ def is_logged(trainer: Trainer) -> bool:
         return False
     # Unlike `global_step`, the same before and after the optimiser has stepped.
     step = trainer.fit_loop.epoch_loop._batches_that_stepped + 1
-    ends = step in (1, trainer.estimated_stepping_batches)
+    place, total = within_stretch(trainer, step)
+    ends = place in (1, total)
     return ends or step % trainer.log_every_n_steps == 0 or bool(trainer.fast_dev_run)
+
+
+def within_stretch(trainer: Trainer, step: int) -> tuple[int, float]:
+    """Where an optimiser step stands in the stretch that a schedule spans, and how many steps that is.
+
+    The stretch is the whole run, unless a callback has a `stretch` of its own (its first step and its length), as one
+    that trains in rounds.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        stretch: tuple[int, float] | None = getattr(callback, "stretch", None)
+        if stretch is not None:
+            return step - stretch[0], stretch[1]
+    return step, trainer.estimated_stepping_batches
 
 
 class OptimizerStepCallback(Callback):

@@ -21,6 +21,7 @@ from lit_align.data.loader import BatchLoader, ResumableLoader, TrainingLoader
 from lit_align.data.loading import Batching, place_of, run_of
 from lit_align.data.pipeline import Preview, Recipe
 from lit_align.data.report import DataReport, publish
+from lit_align.data.rounds import check_settings, read_round, regenerator_of
 from lit_align.data.row_stream import RowStream
 from lit_align.data.second_prompt import JUDGMENT_TEMPLATE, check_judgment_template
 from lit_align.data.sets import DataSets
@@ -274,9 +275,13 @@ class PreferenceDataModule(LightningDataModule):
         sets.source(_STAGES[stage][0])
         if stage != "predict":
             sets.check_reference(streamed=self.streaming and stage == "fit")
+        later = self.streaming
         if stage == "fit":
             sets.check_balance(streamed=self.streaming)
-        return [split for split in _STAGES[stage] if sets.has(split) and not (self.streaming and split == "train")]
+            if regenerator_of(self.trainer) is not None:
+                check_settings(sets, streaming=self.streaming)
+                later = True
+        return [split for split in _STAGES[stage] if sets.has(split) and not (later and split == "train")]
 
     def _publish(self, *splits: str) -> None:
         """Print reports and put them into the run folder."""
@@ -345,6 +350,12 @@ class PreferenceDataModule(LightningDataModule):
         """
         trainer = self.trainer
         assert trainer is not None
+        maker = regenerator_of(trainer)
+        if maker is not None:
+            self.sets.stores["train"] = read_round(
+                self._current_sets(), maker.begin_round(trainer, self), maker.max_new_tokens
+            )
+            self._publish("train")
         run = run_of(trainer, self._take_pending)
         batching = self._batching()
         if trainer.overfit_batches:
@@ -356,6 +367,8 @@ class PreferenceDataModule(LightningDataModule):
             loader = batching.training(self.sets.stores["train"], self._collator("train"), run)
             self._loader = loader
             self._check_coverage(loader)
+            if maker is not None:
+                maker.begin_training(trainer, len(loader))
         return self._loader
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:

@@ -157,13 +157,11 @@ class StepRewardModule(RewardModule):
 
     def step_logits(self, rows: Rows) -> Tensor:
         """Log-odds that each scored step is right, [N] float64: the second output less the first."""
-        outputs = self.policy(rows, every_token=True).double()
-        return outputs[:, 1] - outputs[:, 0]
+        return log_odds(self.policy(rows, every_token=True))
 
     def score_responses(self, rows: Rows) -> Tensor:
         """What the probabilities of each solution's steps come to, [M] float64 in 0..1."""
-        steps = self.step_logits(rows).sigmoid().split(rows.response_lengths.tolist())
-        return torch.stack([aggregated(probabilities, self.aggregate) for probabilities in steps])
+        return solution_scores(self.step_logits(rows), rows, self.aggregate)
 
 
 class ComparisonModule(RewardModule):
@@ -209,6 +207,18 @@ class ComparisonModule(RewardModule):
             got=type(self).__name__,
             fix="let it compare pairs, as a judge (PairModelJudge); or train a reward model, such as BradleyTerry",
         )
+
+
+def log_odds(outputs: Tensor) -> Tensor:
+    """Log-odds [N], float64, that steps are right: of outputs [N, 2] for wrong and right, or of [N] themselves."""
+    outputs = outputs.double()
+    return outputs if outputs.ndim == 1 else outputs[:, 1] - outputs[:, 0]
+
+
+def solution_scores(logits: Tensor, rows: Rows, how: Aggregate) -> Tensor:
+    """Scores [M] in 0..1 of solutions from the log-odds [N] of their steps."""
+    steps = logits.sigmoid().split(rows.response_lengths.tolist())
+    return torch.stack([aggregated(probabilities, how) for probabilities in steps])
 
 
 def aggregated(probabilities: Tensor, how: Aggregate) -> Tensor:

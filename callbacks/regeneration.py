@@ -1,0 +1,300 @@
+"""Loops in which the model makes its own training data, round by round, inside one run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from lightning.pytorch import LightningModule, Trainer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_align.core.batch import DataKind
+from lit_align.core.capabilities import Capability
+from lit_align.core.checkpoint_io import copy_checkpoint, publish, temporary
+from lit_align.core.errors import ConfigError
+from lit_align.core.gathering import gathered
+from lit_align.core.ranges import positive
+from lit_align.core.steps import OptimizerStepCallback
+from lit_align.loops.live import LiveRound, Means
+from lit_align.loops.replay import Reuse, mix_rounds
+from lit_align.loops.round import Ranks, known_by
+from lit_align.loops.source import Seed
+from lit_align.loops.store import START, TRAIN, RoundFolder, Row, digest, edited, run_of, sha256
+from lit_align.loops.weights import weights_digest
+from lit_align.loops.writer import Sampling, Writer
+from lit_align.rollouts.hf_engine import HFEngine
+
+if TYPE_CHECKING:
+    from lit_align.core.forward import Scorer
+    from lit_align.core.module import AlignmentModule
+    from lit_align.data.module import PreferenceDataModule
+
+
+class RegenerationCallback(OptimizerStepCallback, ABC):
+    """Makes the training data of each round out of the policy as it is when the round begins.
+
+    A subclass says how, in `make`; everything else is here. `data.train` is what the loop begins with (its prompts, or
+    its demonstrations), and the rows of a round are in `rounds/round_<n>/train.jsonl` of the run folder, beside all that
+    they were made of. A process that is killed anywhere, while generating, judging, writing or training, goes on with
+    `--ckpt_path last` from what is there, with the same rows and weights as if it had not been killed.
+
+    Checkpoints are written at the end of every round; `rounds/round_<n>/start.ckpt` is the one that a round began with.
+
+    Args:
+        rounds: how many; they decide how long the run is, in place of `trainer.max_epochs`.
+        epochs_per_round: passes over the rows of a round.
+        prompts_per_round: rows of `data.train` that a round takes, each once before any is taken again; None: all.
+        max_new_tokens: longest completion, tokens.
+        temperature: 1 samples from the policy; 0 takes the likeliest token each time.
+        top_p: sample from the likeliest tokens that have this probability together.
+        top_k: sample from so many of the likeliest tokens; None: from all.
+        min_p: sample from tokens that have at least this share of the likeliest one's probability.
+        stop: strings that end a completion.
+        batch_size: prompts that are completed at a time, on each process.
+        seed: of all that is drawn; None: that of `seed_everything`, or 0.
+        reference: "previous": the reference becomes the policy of each round's beginning; "initial": it stays.
+        reuse: rows that a round learns from besides its own: none, those of the round before, or of all.
+        fresh_optimizer: forget the optimiser's moments when a round begins.
+        schedule: what the schedule of the learning rate spans: every round, or the run.
+        part_size: prompts of which one process makes a part; the data do not depend on how many processes there are.
+        keep_starts: keep the checkpoint that each round began with, so that the round can be made again.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    seed_kind: ClassVar[DataKind] = DataKind.PROMPTS
+    """What `data.train` is read as; prompts: anything that has prompts."""
+    teaches: ClassVar[frozenset[DataKind]] = frozenset({DataKind.PAIRS})
+    """What the rows of a round are, and so what methods may learn from them."""
+    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.DATA_REGENERATION, Capability.REFERENCE_REFRESH})
+
+    def __init__(
+        self,
+        rounds: int = 3,
+        epochs_per_round: int = 1,
+        prompts_per_round: int | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        stop: list[str] | None = None,
+        batch_size: int = 8,
+        seed: int = 0,
+        reference: Literal["previous", "initial"] = "previous",
+        reuse: Reuse = "none",
+        fresh_optimizer: bool = True,
+        schedule: Literal["round", "run"] = "round",
+        part_size: int = 64,
+        keep_starts: bool = True,
+    ) -> None:
+        for name, number in {
+            "rounds": rounds,
+            "epochs_per_round": epochs_per_round,
+            "prompts_per_round": prompts_per_round,
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+            "part_size": part_size,
+        }.items():
+            if number is not None:
+                positive(f"{type(self).__name__}.{name}", number)
+        self.rounds, self.epochs_per_round, self.prompts_per_round = rounds, epochs_per_round, prompts_per_round
+        self.max_new_tokens = max_new_tokens
+        self.sampling = Sampling(max_new_tokens, temperature, top_p, top_k, min_p, tuple(stop or ()))
+        self.batch_size, self.seed, self.part_size = batch_size, seed, part_size
+        self.reference, self.reuse = reference, reuse
+        self.fresh_optimizer, self.schedule, self.keep_starts = fresh_optimizer, schedule, keep_starts
+        self.epochs_done = 0
+        """Epochs that were trained to their end."""
+        self.round = 0
+        """The round that is trained on; 0: none yet."""
+        self.stretch: tuple[int, float] = (0, 1)
+        """First optimiser step and length of what the schedule spans; see `core.steps.within_stretch`."""
+        self._data = ""
+        self._begins = False
+        self._due: list[dict[str, float]] = []
+
+    # ---------------------------------------------------------------- the algorithm
+
+    @abstractmethod
+    def make(self, round: LiveRound) -> list[Row]:
+        """The rows of a round: the paper's algorithm box.
+
+        All processes are in here together. What is drawn or judged is a step of the round, so that it is made once.
+
+        Args:
+            round: with the verbs of `LiveRound`.
+
+        Returns:
+            Rows of its last step, in the columns of `data.train` of an ordinary run.
+        """
+
+    def depends_on(self) -> Any:
+        """What else the rows of a round depend on, as JSON values; what is to be made anew when it changes."""
+        return None
+
+    # ---------------------------------------------------------------- a run
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take over how long the run is, and tell the module that its reference will change."""
+        if stage != "fit":
+            return
+        module = cast("AlignmentModule", pl_module)
+        if module.data_kind not in self.teaches:
+            raise ConfigError(
+                f"{type(self).__name__} makes {' or '.join(sorted(kind.value for kind in self.teaches))}",
+                got=f"{type(module).__name__}, which learns from {module.data_kind.value}",
+                fix="use a method that learns from these, such as DPO from pairs and SFT from demonstrations",
+            )
+        epochs = self.rounds * self.epochs_per_round
+        if trainer.max_epochs not in (None, -1, 1, epochs):
+            raise ConfigError(
+                f"{type(self).__name__} decides how long the run is",
+                got=f"trainer.max_epochs: {trainer.max_epochs}; rounds: {self.rounds}, "
+                f"epochs_per_round: {self.epochs_per_round}",
+                fix="leave trainer.max_epochs out",
+            )
+        trainer.fit_loop.max_epochs = epochs
+        # A round's data are read when its first epoch begins.
+        trainer.reload_dataloaders_every_n_epochs = 1
+        if self.reference == "previous" and module.needs_reference:
+            module.reference_will_refresh = True
+
+    def begin_round(self, trainer: Trainer, data: PreferenceDataModule) -> Path:
+        """The rows to learn from now: those of the round that is under way, or of the next one, which is made."""
+        number = self.epochs_done // self.epochs_per_round + 1
+        folder = RoundFolder.of(Path(trainer.default_root_dir), number)
+        if number == self.round:
+            self._check(folder)
+        else:
+            self._make(trainer, data, folder)
+            self.round, self._data, self._begins = number, sha256(folder.file(TRAIN)), True
+        return folder.file(TRAIN)
+
+    def begin_training(self, trainer: Trainer, micro_batches: int) -> None:
+        """Start the schedule and the optimiser anew, where a round begins."""
+        if not self._begins:
+            return
+        self._begins = False
+        limit = trainer.limit_train_batches
+        batches = min(micro_batches, limit) if isinstance(limit, int) else int(micro_batches * limit)
+        steps = self.epochs_per_round * -(-batches // trainer.accumulate_grad_batches)
+        if self.schedule == "round":
+            self.stretch = (trainer.global_step, steps)
+        elif self.round == 1:
+            self.stretch = (0, steps * self.rounds)
+        if self.round > 1 and self.fresh_optimizer:
+            for optimizer in trainer.optimizers:
+                optimizer.state.clear()
+        for config in trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            if isinstance(scheduler, LambdaLR):
+                rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+                for group, base, factor in rates:
+                    group["lr"] = base * factor(scheduler.last_epoch)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what is known of a round that begins; not before, since a resumed run first cuts its files back."""
+        for metrics in self._due:
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=trainer.global_step)
+        self._due.clear()
+
+    def after_optimizer_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing is due inside a round."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the epoch, and ask for a checkpoint where a round ends: the next one is made of its weights."""
+        self.epochs_done += 1
+        if self.epochs_done % self.epochs_per_round == 0:
+            for callback in trainer.checkpoint_callbacks:
+                if hasattr(callback, "request"):
+                    callback.request()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which round is under way, and which rows it learns from."""
+        return {"epochs_done": self.epochs_done, "round": self.round, "data": self._data, "stretch": list(self.stretch)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.epochs_done, self.round = state_dict["epochs_done"], state_dict["round"]
+        self._data = state_dict["data"]
+        self.stretch = (state_dict["stretch"][0], state_dict["stretch"][1])
+
+    # ---------------------------------------------------------------- a round
+
+    def _check(self, folder: RoundFolder) -> None:
+        """Refuse other rows than those that the checkpoint's round began with."""
+        file = folder.file(TRAIN)
+        if not file.is_file():
+            raise ConfigError(
+                "the checkpoint lies inside a round whose data are not there",
+                got=f"round {folder.number}, no file {file}",
+                fix="put the run's rounds folder back, or resume from a checkpoint at a round's end",
+            )
+        if sha256(file) != self._data:
+            raise edited(folder, TRAIN)
+
+    def _make(self, trainer: Trainer, data: PreferenceDataModule, folder: RoundFolder) -> None:
+        """Make a round's rows, as far as they are not there; then let the reference follow the policy."""
+        module = cast("AlignmentModule", trainer.lightning_module)
+        ranks = Ranks(trainer.global_rank, trainer.world_size, lambda: trainer.strategy.barrier("rounds"))
+        seed = Seed(data.sets, self.seed_kind)
+        weights = weights_digest(module.policy)
+        inputs = digest(self._settings(), seed.fingerprint, module.policy_name, weights, self._earlier(folder))
+        if ranks.is_first:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder.clean()
+            folder.note(round=folder.number, loop=type(self).__name__, policy=weights, step=trainer.global_step)
+            self._keep_start(trainer, folder)
+        ranks.wait()
+        engine = HFEngine.of(cast("Scorer", module.policy), data.tokenizer, batch_size=self.batch_size)
+        writer = Writer(engine, data.tokenizer, data.sets, self.seed)
+        means = Means(seed.rows, writer, self.sampling, self.seed, self.prompts_per_round)
+        round = LiveRound(folder, inputs, means, ranks, self.part_size)
+        with ExitStack() as stack:
+            stack.enter_context(known_by(folder))
+            stack.enter_context(gathered(module.policy))
+            stack.enter_context(trainer.precision_plugin.forward_context())
+            rows = self.make(round)
+            own = round.last
+            round.step(TRAIN, lambda: self._mixed(rows, round), reuse=self.reuse)
+        if ranks.is_first:
+            folder.note(own=own)
+        ranks.wait()
+        if self.reference == "previous" and folder.number > 1 and module.reference is not None:
+            module.reference.refresh(cast("Scorer", module.policy), 1.0)
+
+    def _settings(self) -> dict[str, Any]:
+        """What the rows of a round depend on, of the settings."""
+        return {
+            "loop": type(self).__name__,
+            "sampling": self.sampling._asdict(),
+            "seed": self.seed,
+            "prompts_per_round": self.prompts_per_round,
+            "more": self.depends_on(),
+        }
+
+    def _earlier(self, folder: RoundFolder) -> list[str]:
+        """What earlier rounds left that this one may read: their rows, and the weights that their reference has."""
+        manifests = [RoundFolder.of(run_of(folder), number).manifest for number in range(1, folder.number)]
+        return [text for manifest in manifests for text in (manifest["policy"], manifest["steps"][TRAIN]["sha256"])]
+
+    def _mixed(self, rows: list[Row], round: LiveRound) -> list[Row]:
+        """The round's own rows, and those of earlier rounds that it uses again."""
+        own = [RoundFolder.of(run_of(round.folder), number) for number in range(1, round.number)]
+        mixed = mix_rounds([*(earlier.rows(earlier.manifest["own"]) for earlier in own), rows], self.reuse)
+        round.counts.update(mixed.counts)
+        return mixed.rows
+
+    def _keep_start(self, trainer: Trainer, folder: RoundFolder) -> None:
+        """Keep the checkpoint that the round begins with, if it was written."""
+        start = folder.path / START
+        for callback in trainer.checkpoint_callbacks:
+            written = Path(getattr(callback, "best_model_path", "") or "none")
+            if self.keep_starts and not start.exists() and written.name == f"step={trainer.global_step}.ckpt":
+                if written.exists():
+                    publish(copy_checkpoint(written, temporary(start)), start)

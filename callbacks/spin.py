@@ -1,0 +1,54 @@
+"""SPIN: the model learns to tell people's answers from its own, until it cannot."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lit_align.callbacks.regeneration import RegenerationCallback
+from lit_align.core.batch import DataKind
+from lit_align.loops.live import LiveRound, answers, by_prompt
+from lit_align.loops.pairs import Answer, AnswerFilter, human_vs_own
+from lit_align.loops.replay import Reuse
+from lit_align.loops.store import Row
+
+
+class SPIN(RegenerationCallback):
+    """Self-play fine-tuning: each round's policy plays against the one before it.
+
+    Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong Language Models" (2024),
+    https://arxiv.org/abs/2401.01335, Algorithm 1. `data.train` are demonstrations; no preferences are needed.
+
+    Differs: answers that did not come to an end, and those that equal the person's, are left out and counted; the
+    authors' code ends cut answers with an EOS, which the model then learns to tell by their length.
+
+    Args:
+        reuse: the paper trains a round on its own pairs and those of the round before.
+        temperature: the theory needs answers drawn from the policy as it is.
+        **loop: settings of every loop, see `RegenerationCallback`.
+    """
+
+    seed_kind: ClassVar[DataKind] = DataKind.DEMONSTRATIONS
+
+    def __init__(self, reuse: Reuse = "previous", temperature: float = 1.0, **loop: Any) -> None:
+        super().__init__(reuse=reuse, temperature=temperature, **loop)
+
+    def make(self, round: LiveRound) -> list[Row]:
+        """One answer of the policy to each prompt, against the person's."""
+        prompts = round.prompts()
+        own = by_prompt(answers(round.candidates(prompts, samples=1)))
+
+        def pairs() -> list[Row]:
+            usable = AnswerFilter(scored=False)
+            rows = [
+                round.pair(prompt, pair)
+                for prompt in prompts
+                for pair in human_vs_own(
+                    Answer(prompt["completion"], None, 0, True, -1), [a["answer"] for a in own[prompt["id"]]], usable
+                )
+            ]
+            round.counts.update(usable.counts)
+            return rows
+
+        rows = round.step("pairs", pairs)
+        round.require(rows, "every answer of the policy is unfinished, or equals the person's", "stop here")
+        return rows

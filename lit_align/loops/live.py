@@ -1,0 +1,222 @@
+"""The verbs of a loop: what the policy, the judges and the seed data do in a round, each step made once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from lit_align.core.errors import DataError
+from lit_align.judges.base import Judge, PointwiseJudge
+from lit_align.loops.pairs import Answer, Chosen, Pairing
+from lit_align.loops.round import Ranks, Round
+from lit_align.loops.seeds import seed_of, shuffled
+from lit_align.loops.source import as_response
+from lit_align.loops.store import RoundFolder, Row
+from lit_align.loops.writer import Sampling, Writer
+
+
+class Means(NamedTuple):
+    """What a round works with."""
+
+    seed_rows: Callable[[], list[Row]]
+    """Reads the rows that the loop begins with."""
+    writer: Writer
+    sampling: Sampling
+    run_seed: int
+    prompts_per_round: int | None = None
+
+
+class LiveRound(Round):
+    """A round with the means to make its rows.
+
+    Args:
+        folder: where the files are.
+        inputs: digest of what the round is begun with.
+        means: what it works with.
+        ranks: the processes that make it.
+        part_size: see `Round`.
+    """
+
+    def __init__(
+        self, folder: RoundFolder, inputs: str, means: Means, ranks: Ranks | None = None, part_size: int = 64
+    ) -> None:
+        super().__init__(folder, inputs, ranks, part_size)
+        self.means = means
+
+    # ---------------------------------------------------------------- prompts and answers
+
+    def prompts(self) -> list[Row]:
+        """Rows of the seed for this round: all, or the next `prompts_per_round` of them in a random order.
+
+        When the seed is used up, it begins again in another order.
+        """
+        return self.step("prompts", lambda: self._share(self.means.seed_rows()))
+
+    def _share(self, rows: list[Row]) -> list[Row]:
+        wanted = self.means.prompts_per_round
+        if wanted is None:
+            return rows
+        first, found = (self.number - 1) * wanted, []
+        for place in range(first, first + wanted):
+            turn, index = divmod(place, len(rows))
+            if not found or index == 0:
+                order = shuffled(rows, self.means.run_seed, "prompts", turn)
+            found.append(order[index] if turn == 0 else {**order[index], "id": f"{order[index]['id']}'{turn}"})
+        return found
+
+    def candidates(
+        self,
+        prompts: Sequence[Row],
+        samples: int,
+        *,
+        name: str = "candidates",
+        sampling: Sampling | None = None,
+        **more: Any,
+    ) -> list[Row]:
+        """What the policy writes: `samples` completions of each prompt.
+
+        Args:
+            prompts: rows with `id` and `prompt`.
+            samples: completions of each.
+            name: of the step; what is drawn depends on it.
+            sampling: how they are drawn; None: as the loop says.
+            **more: further arguments of `Engine.generate`.
+        """
+        how = sampling or self.means.sampling
+
+        def write(part: Sequence[Row]) -> list[Row]:
+            purpose = "" if name == "candidates" else name
+            return self.means.writer.write(
+                part, samples=samples, number=self.number, sampling=how, purpose=purpose, **more
+            )
+
+        return self.spread(name, prompts, write, samples=samples, sampling=how._asdict())
+
+    # ---------------------------------------------------------------- judgements
+
+    def scores(
+        self, prompts: Sequence[Row], candidates: Sequence[Row], judge: PointwiseJudge, *, name: str = "scores"
+    ) -> list[Row]:
+        """What a judge gives each candidate: rows with `id`, `sample`, `score` (null: it cannot tell) and `reason`."""
+        of = by_prompt(candidates)
+
+        def judged(part: Sequence[Row]) -> list[Row]:
+            asked = [(prompt, answer) for prompt in part for answer in of[prompt["id"]]]
+            results = judge.score(
+                [prompt["prompt"] for prompt, _ in asked],
+                [answer["completion"] for _, answer in asked],
+                **further_columns([prompt for prompt, _ in asked]),
+            )
+            return [
+                {"id": prompt["id"], "sample": answer["sample"], "score": result.score, "reason": result.reason}
+                for (prompt, answer), result in zip(asked, results, strict=True)
+            ]
+
+        return self.spread(name, prompts, judged)
+
+    def verdicts(
+        self, prompts: Sequence[Row], candidates: Sequence[Row], judge: Judge, *, name: str = "verdicts"
+    ) -> list[Row]:
+        """What a judge says of every two candidates: rows with `id`, `first`, `second`, `probability`, `reason`."""
+        of = by_prompt(candidates)
+
+        def judged(part: Sequence[Row]) -> list[Row]:
+            asked = [(prompt, *two) for prompt in part for two in combinations(of[prompt["id"]], 2)]
+            results = judge.compare(
+                [prompt["prompt"] for prompt, _, _ in asked],
+                [first["completion"] for _, first, _ in asked],
+                [second["completion"] for _, _, second in asked],
+                **further_columns([prompt for prompt, _, _ in asked]),
+            )
+            return [
+                {"id": prompt["id"], "first": first["sample"], "second": second["sample"], **result._asdict()}
+                for (prompt, first, second), result in zip(asked, results, strict=True)
+            ]
+
+        return self.spread(name, prompts, judged)
+
+    # ---------------------------------------------------------------- what is learnt from
+
+    def pairs(self, prompts: Sequence[Row], candidates: Sequence[Row], scores: Sequence[Row], rule: Pairing) -> list[Row]:
+        """Pairs of candidates by their scores; what is left out is counted in the manifest."""
+
+        def build() -> list[Row]:
+            of = by_prompt(answers(candidates, scores))
+            rule.counts.clear()
+            rows = [
+                self.pair(prompt, pair)
+                for prompt in prompts
+                for pair in rule.pairs(prompt["id"], [answer["answer"] for answer in of[prompt["id"]]])
+            ]
+            self.counts.update(rule.counts)
+            return rows
+
+        return self.step("pairs", build)
+
+    def pair(self, prompt: Row, pair: Chosen, **more: Any) -> Row:
+        """A row to learn from."""
+        chosen, rejected = pair
+        row = self.learnt(prompt, f"{chosen.sample}-{rejected.sample}") | {
+            "chosen": as_response(prompt["prompt"], chosen.text),
+            "rejected": as_response(prompt["prompt"], rejected.text),
+        }
+        if chosen.score is not None and rejected.score is not None:
+            row |= {"score_chosen": chosen.score, "score_rejected": rejected.score}
+        return row | more
+
+    def demonstration(self, prompt: Row, answer: Answer, **more: Any) -> Row:
+        """A row to imitate."""
+        return self.learnt(prompt, str(answer.sample)) | {"completion": as_response(prompt["prompt"], answer.text), **more}
+
+    def learnt(self, prompt: Row, which: str) -> Row:
+        """What every row to learn from has."""
+        row: Row = {"id": f"{self.number}/{prompt['id']}/{which}", "round": self.number, "prompt": prompt["prompt"]}
+        return row | ({"tools": prompt["tools"]} if "tools" in prompt else {})
+
+    def require(self, rows: Sequence[Row], what: str, fix: str) -> None:
+        """Refuse a round of nothing.
+
+        Raises:
+            DataError: there are no rows.
+        """
+        if not rows:
+            counts = "; ".join(f"{count} {reason}" for reason, count in self.folder.left_out().items())
+            raise DataError(what, file=str(self.folder.path), value=counts or "no rows", fix=fix)
+
+    def seed_for(self, *parts: object) -> int:
+        """A seed that depends on the run, the round and what it is for."""
+        return seed_of(self.means.run_seed, self.number, *parts)
+
+
+def by_prompt(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:
+    """Rows by the id of their prompt, in their order."""
+    found: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["id"]].append(row)
+    return found
+
+
+def answers(candidates: Sequence[Row], scores: Sequence[Row] = ()) -> list[Row]:
+    """Candidates as `Answer`s with their scores: rows with `id` and `answer`.
+
+    Raises:
+        DataError: a candidate has no score.
+    """
+    scored = {(row["id"], row["sample"]): row["score"] for row in scores}
+    found = []
+    for row in candidates:
+        key = (row["id"], row["sample"])
+        if scores and key not in scored:
+            raise DataError("a candidate has no score", value=f"prompt {key[0]}, sample {key[1]}", fix="redo the scores")
+        answer = Answer(row["completion"], scored.get(key), row["tokens"], row["finished"], row["sample"])
+        found.append({"id": row["id"], "answer": answer})
+    return found
+
+
+def further_columns(prompts: Sequence[Row]) -> dict[str, list[Any]]:
+    """What the seed says of prompts besides, for judges: by column, null where a row has nothing."""
+    known = {"id", "row", "prompt", "tools", "reason"}
+    names = dict.fromkeys(name for prompt in prompts for name in prompt if name not in known)
+    return {name: [prompt.get(name) for prompt in prompts] for name in names}

@@ -1,0 +1,111 @@
+"""The policy as a writer: it completes prompts in the very tokens that it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from lit_align.core.batch import DataKind, Example
+from lit_align.core.errors import DataError
+from lit_align.data.rounds import round_records, round_sets
+from lit_align.data.sets import DataSets
+from lit_align.loops.seeds import sample_seed
+from lit_align.loops.store import Row
+from lit_align.rollouts.engine import Completion, Engine
+
+
+class Sampling(NamedTuple):
+    """How completions are drawn."""
+
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+
+
+class Writer:
+    """Completes prompts.
+
+    Args:
+        engine: writes.
+        tokenizer: of the policy.
+        sets: settings of the data, which say how prompts become tokens.
+        seed: of the run.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: PreTrainedTokenizerBase, sets: DataSets, seed: int) -> None:
+        self.engine, self.tokenizer, self.sets, self.seed = engine, tokenizer, sets, seed
+
+    def write(
+        self, prompts: Sequence[Row], *, samples: int, number: int, sampling: Sampling, purpose: str = "", **more: Any
+    ) -> list[Row]:
+        """Complete prompts; what is drawn for one depends on nothing but its id, the round and the seed.
+
+        Args:
+            prompts: rows with `id` and `prompt`.
+            samples: completions of each.
+            number: of the round.
+            sampling: how they are drawn.
+            purpose: tells apart what is drawn for one prompt in one round.
+            **more: further arguments of `Engine.generate`.
+
+        Returns:
+            Rows with `id`, `sample` (from 0), `completion`, `tokens`, `finished`, prompt by prompt; and `logps`, if
+            they are asked for.
+
+        Raises:
+            DataError: a prompt cannot be written to.
+        """
+        asked = self.encode(prompts, sampling.max_new_tokens)
+        seeds = [sample_seed(self.seed, number, row["id"], k, purpose) for row in prompts for k in range(samples)]
+        completions = self.engine.generate(asked, samples=samples, seed=seeds, **sampling._asdict(), **more)
+        numbered = [(row["id"], k) for row in prompts for k in range(samples)]
+        return [self._row(*both, completion) for both, completion in zip(numbered, completions, strict=True)]
+
+    def _row(self, prompt_id: str, sample: int, completion: Completion) -> Row:
+        row: Row = {
+            "id": prompt_id,
+            "sample": sample,
+            "completion": self.text(completion),
+            "tokens": len(completion.ids),
+            "finished": completion.finished,
+        }
+        return row if completion.logps is None else row | {"logps": sum(completion.logps)}
+
+    def text(self, completion: Completion) -> str:
+        """The words as they stand behind the prompt: alone, some tokenizers would drop a white space in front."""
+        if completion.text == "" or not isinstance(completion.prompt, list):
+            return completion.text
+        prompt: list[Any] = completion.prompt
+        before = str(self.tokenizer.decode(prompt, skip_special_tokens=True))
+        whole = str(self.tokenizer.decode([*prompt, *completion.ids], skip_special_tokens=True))
+        own = whole[len(before) :] if whole.startswith(before) else completion.text
+        # What a stop string ended, ends before it.
+        end = own.find(completion.text) + len(completion.text)
+        return own[:end] if completion.text in own else completion.text
+
+    def encode(self, prompts: Sequence[Row], max_new_tokens: int) -> list[list[int]]:
+        """Tokens of prompts, as training sees them.
+
+        Raises:
+            DataError: a prompt is no prompt.
+        """
+        rows = [{name: row[name] for name in ("prompt", "tools") if name in row} for row in prompts]
+        sets = round_sets(self.sets, rows, max_new_tokens)
+        found: dict[int, Example] = {
+            record.example.row: record.example for record in round_records(sets, DataKind.PROMPTS)
+        }
+        for number, row in enumerate(prompts, start=1):
+            if number not in found:
+                raise DataError(
+                    "a prompt cannot be asked",
+                    row=number,
+                    field="prompt",
+                    value=row["prompt"],
+                    fix="mend it, or remove the row; with data.on_overlong: drop, raise data.max_length",
+                )
+        return [list(found[number].ids[0]) for number in range(1, len(prompts) + 1)]
