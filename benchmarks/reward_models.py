@@ -40,7 +40,8 @@ SCORING = {
     "bradley_terry": ("--model.learning_rate", "3e-4", "--trainer.max_epochs", "2"),
 }
 COMMON = ("--data.validation", "null", "--data.val_split", "0", "--data.chat_template", "transcript",
-          "--trainer.accumulate_grad_batches", "1")  # fmt: skip
+          # Every pair is judged, also those that are longer than the tiny model's context.
+          "--data.on_overlong", "truncate", "--trainer.accumulate_grad_batches", "1")  # fmt: skip
 
 Row = dict[str, Any]
 

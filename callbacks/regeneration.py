@@ -113,6 +113,8 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         """The round that is trained on; 0: none yet."""
         self.stretch: tuple[int, float] = (0, 1)
         """First optimiser step and length of what the schedule spans; see `core.steps.within_stretch`."""
+        self.module: AlignmentModule
+        """What is trained; there while a round is made."""
         self._data = ""
         self._begins = False
         self._due: list[dict[str, float]] = []
@@ -240,7 +242,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
 
     def _make(self, trainer: Trainer, data: PreferenceDataModule, folder: RoundFolder) -> None:
         """Make a round's rows, as far as they are not there; then let the reference follow the policy."""
-        module = cast("AlignmentModule", trainer.lightning_module)
+        module = self.module = cast("AlignmentModule", trainer.lightning_module)
         ranks = Ranks(trainer.global_rank, trainer.world_size, lambda: trainer.strategy.barrier("rounds"))
         seed = Seed(data.sets, self.seed_kind)
         weights = weights_digest(module.policy)

@@ -23,6 +23,10 @@ def _pair(i: int) -> dict[str, Any]:
         "weight": 0.5 + i % 2,
         "chosen_safe": i % 4 > 0,
         "rejected_safe": False,
+        "label_probability": 0.55 + 0.02 * i,
+        "p_win_chosen": 0.6 + 0.02 * i,
+        "p_win_rejected": 0.45 - 0.01 * i,
+        "source": "game" if i % 3 == 1 else "human",
     }
 
 
@@ -52,6 +56,12 @@ def _paraphrased(i: int) -> dict[str, Any]:
     return {"prompt": pair["prompt"], "paraphrase": f"What of {WORDS[i % 8]}? ", "completion": pair["chosen"]}
 
 
+def _contextual(i: int) -> dict[str, Any]:
+    pair = _pair(i)
+    context = "Be brief. " * (1 + i % 2) + f"You love {WORDS[(i + 3) % 8]}.\n"
+    return {"prompt": pair["prompt"], "context": context, "completion": pair["chosen"]}
+
+
 def _steps(i: int) -> dict[str, Any]:
     steps = [f"Take {WORDS[i % 8]}.", f"Add {i} to it.", "So it is done."][: 1 + i % 3]
     return {"prompt": _pair(i)["prompt"], "completions": steps, "labels": [(i + k) % 3 > 0 for k in range(len(steps))]}
@@ -70,6 +80,7 @@ WRITERS = {
     DataKind.SCORED: _scored,
     DataKind.JUDGED: _judged,
     DataKind.PARAPHRASED: _paraphrased,
+    DataKind.CONTEXTUAL: _contextual,
     DataKind.STEPS: _steps,
     DataKind.RATED: _rated,
 }

@@ -188,6 +188,7 @@ def test_callbacks_lie_in_one_file_each_and_are_exported():
 LAYERS = [
     ("lit_align.__main__", "lit_align.cli", "lit_align.trainer", "lit_align.parse_errors", "lit_align.tools"),
     ("lit_align.methods", "lit_align.callbacks"),
+    ("lit_align.loops",),
     ("lit_align.data", "lit_align.rollouts", "lit_align.judges", "lit_align.evaluation"),
     ("lit_align.core.module", "lit_align.core.kinds"),
     ("lit_align.references",),

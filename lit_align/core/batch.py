@@ -28,6 +28,8 @@ class DataKind(str, Enum):
     """prompt, completion, a label, and a judgment in words of what is good or bad about the completion."""
     PARAPHRASED = "paraphrased"
     """prompt, the same in other words, and a completion that answers both."""
+    CONTEXTUAL = "contextual"
+    """prompt, a context that stands before it for the teacher only, and a completion."""
     STEPS = "steps"
     """prompt, the steps of a solution, and for each step whether it is right."""
     RATED = "rated"
@@ -313,6 +315,22 @@ class ParaphraseBatch(NamedTuple):
         return Counts(examples=len(self.original), tokens=self.rows.response_lengths[self.original].sum())
 
 
+class ContextBatch(NamedTuple):
+    """Completions, each after its prompt and, for the teacher, after the same prompt with a context before it."""
+
+    rows: Rows
+    teacher_rows: Rows
+    """The same completions with the context; targets stand in the order of those of `rows`."""
+    source_rows: Tensor
+    """[B] int64."""
+    window: Counts | None = None
+    reference_logps: None = None
+
+    def counts(self) -> Counts:
+        """What this micro-batch adds to the denominators."""
+        return Counts(examples=len(self.source_rows), tokens=self.rows.response_lengths.sum())
+
+
 class StepBatch(NamedTuple):
     """Solutions, of which the tokens are scored that end a labelled step."""
 
@@ -404,6 +422,7 @@ Batch = (
     | DemonstrationBatch
     | JudgedBatch
     | ParaphraseBatch
+    | ContextBatch
     | StepBatch
     | RatedBatch
     | ComparisonBatch

@@ -9,8 +9,10 @@ from lit_align.data.canonical import (
     EMPTY_RESPONSE,
     FEW_RESPONSES,
     IDENTICAL,
+    LABEL_PROBABILITY,
     NO_RESPONSE,
     UNDECIDED,
+    WIN_PROBABILITIES,
     CanonicalRow,
     Completion,
     Dropped,
@@ -20,6 +22,8 @@ from lit_align.data.fields import Fields, is_json_list
 
 HARMLESS = "a harmless response"
 """What is true where a column says whether a response is safe."""
+SOURCES = ("human", "game")
+"""What `source` may say of a pair."""
 _SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 
 
@@ -65,6 +69,9 @@ def build_pair(
         target=target,
         reference_logps=_reference_logps(fields, ("ref_chosen_logps", "ref_rejected_logps")),
         weights=_weights(fields),
+        label_probability=_label_probability(fields),
+        win_probabilities=_win_probabilities(fields),
+        game=_game(fields),
         left_out=left_out or {},
     )
     sides = ("chosen_safe", "rejected_safe")
@@ -161,6 +168,37 @@ def _weights(fields: Fields) -> list[float] | None:
     if weight is not None and weight < 0:
         raise fields.error("a weight is negative", "weight", "write 0 or more, or remove the row")
     return None if weight is None else [weight]
+
+
+def _label_probability(fields: Fields) -> float | None:
+    """How likely the chosen response is the better one, where that is read."""
+    given = [name for name in LABEL_PROBABILITY if fields.has(name)]
+    if len(given) > 1:
+        fix = f"leave one out, as with data.columns={{{given[1]}: null}}"
+        raise fields.error(f"two columns have the probability of the label, {' and '.join(given)}", given[1], fix)
+    return fields.probability(given[0]) if given else None
+
+
+def _win_probabilities(fields: Fields) -> list[float] | None:
+    """How likely the chosen and the rejected response beat others, where that is read."""
+    if not any(map(fields.has, WIN_PROBABILITIES)):
+        return None
+    chosen, rejected = (fields.probability(name) for name in WIN_PROBABILITIES)
+    if chosen < rejected:
+        fix = "swap chosen and rejected, or remove the row"
+        raise fields.error("the chosen response wins less often than the rejected one", WIN_PROBABILITIES[0], fix)
+    return [chosen, rejected]
+
+
+def _game(fields: Fields) -> bool | None:
+    """Whether a pair comes from a game between models, where it says where it comes from and that is read."""
+    source = fields.optional_text("source")
+    if source is None:
+        return None
+    if source not in SOURCES:
+        fix = "write human for a pair that people judged, game for a reference answer against a model's own"
+        raise fields.error("a pair comes from an unknown source", "source", fix)
+    return source == SOURCES[1]
 
 
 def _reference_logps(fields: Fields, names: tuple[str, ...]) -> list[float] | None:

@@ -19,6 +19,12 @@ FILE_COLUMN = "__file__"
 BEFORE_COLUMN = "__before__"
 """Column with the number of the last row of the files before."""
 
+LABEL_PROBABILITY = ("label_probability", "p_label", "p_chosen", "preference_probability")
+"""Columns that say how likely the chosen response of a pair is the better one."""
+
+WIN_PROBABILITIES = ("p_win_chosen", "p_win_rejected")
+"""Columns that say how likely each response of a pair beats others."""
+
 IDENTICAL = "the two responses are identical"
 UNDECIDED = "no response was preferred"
 SAME_PARAPHRASE = "the paraphrase is the prompt itself"
@@ -92,6 +98,12 @@ class CanonicalRow(NamedTuple):
     """For each of `pairs`, how much it counts, where that is read."""
     safe: list[bool] | None = None
     """For each completion, whether it is harmless, where that is read."""
+    label_probability: float | None = None
+    """Pairs: how likely the chosen response is the better one, where that is read."""
+    win_probabilities: list[float] | None = None
+    """For each completion, how likely it beats others, where that is read."""
+    game: bool | None = None
+    """Pairs: whether the pair was made by a model in a game and not judged by people, where that is read."""
     left_out: dict[str, int] = {}  # noqa: RUF012 - never mutated
     """How many responses or pairs of this row are not used, by reason."""
 

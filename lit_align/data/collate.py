@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_align.core.batch import (
     Batch,
     ComparisonBatch,
+    ContextBatch,
     DataKind,
     DemonstrationBatch,
     Example,
@@ -83,6 +84,7 @@ class Collator:
             DataKind.RANKED: self._ranked,
             DataKind.JUDGED: self._judged,
             DataKind.PARAPHRASED: self._paraphrased,
+            DataKind.CONTEXTUAL: self._contextual,
             DataKind.STEPS: self._steps,
             DataKind.RATED: self._rated,
             DataKind.COMPARISONS: self._compared,
@@ -110,6 +112,7 @@ class Collator:
         offsets = _offsets(examples)
         pairs = [(number, pair) for number, example in enumerate(examples) for pair in example.pairs]
         scores, safe = _by_pair(examples, "scores", torch.float64), _by_pair(examples, "safe", torch.bool)
+        wins = _by_pair(examples, "win_probabilities", torch.float64)
         return PairBatch(
             rows=self._rows(examples, score_prompts=self.score_prompts),
             chosen=torch.tensor([offsets[number] + chosen for number, (chosen, _) in pairs]),
@@ -120,11 +123,15 @@ class Collator:
             prompt=torch.tensor([offsets[-1] + number for number, _ in pairs]) if self.score_prompts else None,
             chosen_scores=None if scores is None else scores[:, 0],
             rejected_scores=None if scores is None else scores[:, 1],
-            timestamp=_timestamps(examples),
+            timestamp=_of_pairs(examples, "timestamp", torch.float64),
             target=_targets(examples, offsets),
             weight=_weights(examples),
             chosen_safe=None if safe is None else safe[:, 0],
             rejected_safe=None if safe is None else safe[:, 1],
+            label_probability=_of_pairs(examples, "label_probability", torch.float64),
+            chosen_wins=None if wins is None else wins[:, 0],
+            rejected_wins=None if wins is None else wins[:, 1],
+            game=_of_pairs(examples, "game", torch.bool),
         )
 
     def _ranked(self, drawn: Drawn) -> ListBatch:
@@ -183,6 +190,11 @@ class Collator:
             group=torch.tensor([_prompt_hash(example) for example in drawn.examples]),
             source_rows=_source_rows(drawn.examples),
         )
+
+    def _contextual(self, drawn: Drawn) -> ContextBatch:
+        rows, teacher_rows = (self._rows([_one_response(e, side) for e in drawn.examples]) for side in range(2))
+        assert torch.equal(rows.target, teacher_rows.target), "policy and teacher read the same completions"
+        return ContextBatch(rows=rows, teacher_rows=teacher_rows, source_rows=_source_rows(drawn.examples))
 
     def _steps(self, drawn: Drawn) -> StepBatch:
         labels = [label for example in drawn.examples for label in example.step_labels or []]
@@ -271,6 +283,16 @@ def _offsets(examples: Sequence[Example]) -> list[int]:
     return [0, *accumulate(len(example.ids) for example in examples)]
 
 
+def _one_response(example: Example, number: int) -> Example:
+    """The example with one of its responses only."""
+    return Example(
+        row=example.row,
+        ids=[example.ids[number]],
+        prompt_lengths=[example.prompt_lengths[number]],
+        masks=None if example.masks is None else [example.masks[number]],
+    )
+
+
 def _prompt_hash(example: Example) -> int:
     """The same number for the same prompt, in every batch and on every rank; int64."""
     prompt = array("q", example.ids[0][: example.prompt_lengths[0]])
@@ -305,17 +327,21 @@ def _weights(examples: Sequence[Example]) -> Tensor | None:
     return torch.tensor(weights, dtype=torch.float64)
 
 
-def _by_pair(examples: Sequence[Example], name: Literal["scores", "safe"], dtype: torch.dtype) -> Tensor | None:
+def _by_pair(
+    examples: Sequence[Example], name: Literal["scores", "safe", "win_probabilities"], dtype: torch.dtype
+) -> Tensor | None:
     """[B, 2], what the responses have, of the chosen and the rejected ones; None unless all examples have it."""
     if any(getattr(example, name) is None for example in examples):
         return None
     return torch.tensor([[getattr(e, name)[side] for side in pair] for e in examples for pair in e.pairs], dtype=dtype)
 
 
-def _timestamps(examples: Sequence[Example]) -> Tensor | None:
-    """[B] float64; None unless every pair has one."""
-    times = [example.timestamp for example in examples for _ in example.pairs]
-    return None if None in times else torch.tensor(times, dtype=torch.float64)
+def _of_pairs(
+    examples: Sequence[Example], name: Literal["timestamp", "label_probability", "game"], dtype: torch.dtype
+) -> Tensor | None:
+    """[B], what the rows have, for each of their pairs; None unless all examples have it."""
+    values = [getattr(example, name) for example in examples for _ in example.pairs]
+    return None if None in values else torch.tensor(values, dtype=dtype)
 
 
 def _targets(examples: Sequence[Example], offsets: Sequence[int]) -> Tensor | None:

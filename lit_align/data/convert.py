@@ -175,6 +175,8 @@ def good_bad_pairs(row: CanonicalRow, *, good: str = "GOOD:", bad: str = "BAD:")
             target=None,
             reference_logps=None,
             safe=None,
+            label_probability=None,
+            win_probabilities=None,
         )
     ]
 
@@ -241,6 +243,8 @@ def _single(row: CanonicalRow, index: int) -> CanonicalRow:
         pairs=[],
         margins=None,
         weights=None,
+        label_probability=None,
+        win_probabilities=None,
         safe=None if row.safe is None else [row.safe[index]],
         reference_logps=None if logps is None else [logps[index]],
     )

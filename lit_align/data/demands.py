@@ -9,7 +9,7 @@ from typing import Any
 from lit_align.core.batch import DataKind
 from lit_align.core.demand import Demand, StepLabelling
 from lit_align.core.errors import DataError
-from lit_align.data.canonical import CanonicalRow
+from lit_align.data.canonical import LABEL_PROBABILITY, WIN_PROBABILITIES, CanonicalRow
 from lit_align.data.formats import ON_REQUEST
 from lit_align.data.places import Places
 
@@ -24,6 +24,15 @@ _FIXES = {
         "chosen_safe",
         f"add 'chosen_safe' and 'rejected_safe', true or false, where the chosen response is the safer one; {_MAPPED}",
     ),
+    "label_probability": (
+        "label_probability",
+        f"add 'label_probability', from 0 to 1: how likely the chosen response is the better one; {_MAPPED}",
+    ),
+    "win_probabilities": (
+        "p_win_chosen",
+        f"add 'p_win_chosen' and 'p_win_rejected', from 0 to 1: how likely each response beats others; {_MAPPED}",
+    ),
+    "source": ("source", f"add 'source': human, or game for a pair that a model made; {_MAPPED}"),
 }
 """What a method may need -> the column that is missed, and what to do."""
 _HAS: dict[str, Callable[[CanonicalRow], bool]] = {
@@ -32,8 +41,15 @@ _HAS: dict[str, Callable[[CanonicalRow], bool]] = {
     "timestamp": lambda row: row.timestamp is not None,
     "target": lambda row: row.target is not None,
     "safety": lambda row: row.safe is not None,
+    "label_probability": lambda row: row.label_probability is not None,
+    "win_probabilities": lambda row: row.win_probabilities is not None,
+    "source": lambda row: row.game is not None,
 }
-_COLUMNS = {"safety": ("chosen_safe", "rejected_safe")}
+_COLUMNS = {
+    "safety": ("chosen_safe", "rejected_safe"),
+    "label_probability": LABEL_PROBABILITY,
+    "win_probabilities": WIN_PROBABILITIES,
+}
 """What a method may need or read -> the columns on request, where these have other names."""
 
 
@@ -46,7 +62,7 @@ class Demands:
     """What is to be found in data; by default nothing in particular."""
 
     fields: tuple[str, ...] = ()
-    """Of margin, scores, timestamp, target and safety: what every row must have."""
+    """The names in `_HAS`: what every row must have."""
     columns: tuple[str, ...] = ()
     """Of `formats.ON_REQUEST`: what is read."""
     both_labels: bool = True
@@ -75,7 +91,7 @@ class Demands:
             if not _HAS[name](row):
                 file, number = places.find(row.row)
                 field, fix = _FIXES[name]
-                what = f"{learner} needs the {name} of every pair, and a row has none"
+                what = f"{learner} needs the {name.replace('_', ' ')} of every pair, and a row has none"
                 raise DataError(what, file=file, row=number, field=field, value="null", fix=fix)
         for limit in self.limits:
             for field, value in _numbers(row, limit.name):

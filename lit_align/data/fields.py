@@ -123,6 +123,13 @@ class Fields:
         """A finite number."""
         return self.check_number(self.required(field), field)
 
+    def probability(self, field: str) -> float:
+        """A number from 0 to 1."""
+        value = self.number(field)
+        if not 0 <= value <= 1:
+            raise self.error("a probability is not between 0 and 1", field, "write one from 0 to 1, or remove the row")
+        return value
+
     def optional_number(self, field: str) -> float | None:
         """A finite number, or None where the field is missing or null."""
         return self.number(field) if self.has(field) and self.values[field] != "" else None

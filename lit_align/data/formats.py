@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from lit_align.core.batch import DataKind
 from lit_align.data import finer, normalisers
-from lit_align.data.canonical import CanonicalRow, Dropped
+from lit_align.data.canonical import LABEL_PROBABILITY, WIN_PROBABILITIES, CanonicalRow, Dropped
 from lit_align.data.conversation import is_transcript
 from lit_align.data.fields import Fields, is_json_object
 
@@ -18,7 +18,16 @@ LABELS = ("label", "kto_tag")
 """Columns that say whether a response is desirable."""
 
 ON_REQUEST = {
-    DataKind.PAIRS: ("timestamp", "target", "weight", "chosen_safe", "rejected_safe"),
+    DataKind.PAIRS: (
+        "timestamp",
+        "target",
+        "weight",
+        "chosen_safe",
+        "rejected_safe",
+        "source",
+        *LABEL_PROBABILITY,
+        *WIN_PROBABILITIES,
+    ),
     DataKind.RANKED: ("timestamp", "target"),
 }
 """Columns that are read only for a method that asks for them: elsewhere these names may stand for other things."""
@@ -270,6 +279,13 @@ FORMATS = (
         ("instruction", "paraphrase", "output"),
         _ALPACA,
         always_conversational=True,
+    ),
+    FormatSpec(
+        "prompts with a context",
+        DataKind.CONTEXTUAL,
+        normalisers.contextual,
+        ("prompt", "context", "completion"),
+        bodies=("prompt", "completion"),
     ),
     FormatSpec(
         "PRM800K",

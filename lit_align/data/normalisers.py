@@ -38,7 +38,7 @@ from lit_align.data.conversation import (
     shared_turns,
 )
 from lit_align.data.fields import Fields, is_json_list
-from lit_align.data.second_prompt import reword
+from lit_align.data.second_prompt import put_before, reword
 
 
 def pairs(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
@@ -183,6 +183,23 @@ def paraphrased(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
         words = fields.text("paraphrase")
         return _with_paraphrase(row, reword(row.prompt, lambda _: words))
     return _with_paraphrase(row, _message_prompt(fields, "paraphrase"))
+
+
+def contextual(fields: Fields, conversational: bool) -> CanonicalRow | Dropped:
+    """`prompt` and `completion`, and what stands before the prompt for the teacher only as `context`.
+
+    Before a prompt of messages, a text is a system turn, or the beginning of the prompt's own; or it is turns itself.
+    Before a plain text it stands as it is.
+    """
+    row = completion(fields, conversational)
+    if isinstance(row, Dropped):
+        return row
+    value = fields.required("context")
+    if isinstance(row.prompt, str) or (isinstance(value, str) and not is_json_list(value)):
+        return row._replace(second_prompt=put_before(row.prompt, fields.text("context")))
+    turns = [*fields.messages("context"), *row.prompt]
+    check_order(turns, "context", fields)
+    return row._replace(second_prompt=turns)
 
 
 def _with_paraphrase(row: CanonicalRow, second: Completion) -> CanonicalRow | Dropped:

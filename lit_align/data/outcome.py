@@ -11,7 +11,8 @@ from lit_align.data.responses import Response
 NOTHING_TO_SCORE = "no token to score"
 IDENTICAL_TOKENS = "chosen and rejected are the same tokens"
 REPEATED_TOKENS = "response of the same tokens as another"
-UNALIGNED = "the completion has other tokens after the prompt with the judgment"
+UNALIGNED = "the completion has other tokens after the second prompt"
+CONTEXT_CUT = "the prompt with its context is longer than the limits"
 
 
 class Outcome(NamedTuple):
@@ -41,6 +42,9 @@ def settle(kind: DataKind, row: CanonicalRow, responses: list[Response]) -> Outc
         return _distinct_list(row, responses)
     if kind is DataKind.JUDGED and len(responses) > 1:
         return _aligned(row, responses)
+    if kind is DataKind.CONTEXTUAL:
+        # Prompts are cut from the left, where the context stands.
+        return Outcome(row, responses, CONTEXT_CUT) if responses[1].prompt_cut else _aligned(row, responses)
     reason = {DataKind.PARAPHRASED: SAME_PARAPHRASE, DataKind.COMPARISONS: IDENTICAL_TOKENS}.get(kind)
     if reason is not None and responses[0].ids == responses[1].ids:
         return Outcome(row, responses, reason)

@@ -32,7 +32,7 @@ Mapped = Mapping[str, str | None]
 _BY_NAME = {spec.name: spec for spec in FORMATS}
 _NAMES = sorted({name for spec in FORMATS for name in spec.columns()})
 _PREFERENCES = (DataKind.PAIRS, DataKind.UNPAIRED, DataKind.RANKED, DataKind.JUDGED, DataKind.STEPS)
-_EXTENDED = (DataKind.SCORED, DataKind.PARAPHRASED, DataKind.RATED)
+_EXTENDED = (DataKind.SCORED, DataKind.PARAPHRASED, DataKind.CONTEXTUAL, DataKind.RATED)
 """Demonstrations with a further column, which those who want demonstrations may pass over."""
 _OWN_NAMES = (DataKind.STEPS, DataKind.RATED)
 """Kinds whose columns have names that elsewhere may be others misspelt, such as `labels`."""
@@ -262,7 +262,7 @@ def _judged(
 
 def _check_unread_label(spec: FormatSpec, row: Mapping[str, Any], fields: Fields) -> None:
     """Refuse a demonstration that says whether it is a good one: the first rows of its file did not."""
-    if spec.kind not in (DataKind.DEMONSTRATIONS, DataKind.PARAPHRASED):
+    if spec.kind not in (DataKind.DEMONSTRATIONS, DataKind.PARAPHRASED, DataKind.CONTEXTUAL):
         return
     for name in LABELS:
         if _is_given(row.get(name)):

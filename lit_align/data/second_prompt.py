@@ -1,4 +1,4 @@
-"""A completion after a second prompt: the prompt in other words, or with a judgment of the completion in it."""
+"""A completion after a second prompt: the prompt in other words, or with a judgment or a context in it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from lit_align.core.errors import ConfigError
 from lit_align.data.canonical import CanonicalRow, Completion
+from lit_align.data.shown import SYSTEM_ROLES
 
 JUDGMENT_TEMPLATE = "\n\n[A judgment of the response that follows: {judgment}]"
 """What a judgment adds to the prompt."""
@@ -33,6 +34,16 @@ def reword(prompt: Completion, change: Callable[[str], str]) -> Completion:
         return change(prompt)
     last = max(index for index, turn in enumerate(prompt) if turn["role"] == "user")
     return [*prompt[:last], {**prompt[last], "content": change(prompt[last]["content"])}, *prompt[last + 1 :]]
+
+
+def put_before(prompt: Completion, context: str) -> Completion:
+    """The prompt with a context before it: before a plain text, or as a system turn, or first in the one there is."""
+    if isinstance(prompt, str):
+        return context + prompt
+    first, *rest = prompt
+    if first["role"] not in SYSTEM_ROLES:
+        return [{"role": "system", "content": context}, *prompt]
+    return [{**first, "content": f"{context}\n\n{first['content']}"}, *rest]
 
 
 def state_judgment(row: CanonicalRow, template: str) -> CanonicalRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lit_align.data.sources import Source
 from lit_align.data.splits import hold_out
 from lit_align.data.store import ExampleStore
 from lit_align.data.templates import resolve_template
+from lit_align.data.text_settings import TextSettings, unlike_exported
 from lit_align.data.tokenizers import adjusted, end_tokens, most_positions
 from lit_align.references import Precomputed
 
@@ -69,6 +70,7 @@ class DataSets:
         store, report = pipeline.cached(source, self.cache_dir, training=self._is_trained_on(split))
         if pipeline.recipe.max_length < self.recipe.max_length:
             report.notes.append(f"max_length {pipeline.recipe.max_length}: model and tokenizer allow no more")
+        report.notes += [] if self._model is None else unlike_exported(self._model, self.recipe)
         self.reports[split] = report
         return store
 
@@ -255,12 +257,13 @@ class DataSets:
         prompt = recipe.max_prompt_length
         return replace(recipe, max_length=allowed, max_prompt_length=prompt if prompt and prompt < allowed else None)
 
-    def describe_tokenizer(self) -> dict[str, str | None]:
+    def describe_tokenizer(self) -> dict[str, Any]:
         """What makes tokens of texts, for checkpoints."""
         return {
             "tokenizer": self.tokenizer_name,
             "chat_template": resolve_template(self.chat_template),
             "eos_token": self.eos_token,
+            "text": asdict(TextSettings.of(self.recipe)),
         }
 
     @property

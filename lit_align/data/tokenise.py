@@ -23,7 +23,7 @@ OVERLONG = "longer than the limits"
 
 OnOverlong = Literal["error", "drop", "truncate"]
 _CHUNK_ROWS = 64
-_TWICE = (DataKind.JUDGED, DataKind.PARAPHRASED)
+_TWICE = (DataKind.JUDGED, DataKind.PARAPHRASED, DataKind.CONTEXTUAL)
 """Kinds whose completion follows a second prompt."""
 
 
@@ -274,6 +274,9 @@ class Tokeniser:
             ratings=row.ratings,
             weights=row.weights,
             safe=row.safe,
+            label_probability=row.label_probability,
+            win_probabilities=row.win_probabilities,
+            game=row.game,
         )
 
     def _are_completions(self, row: CanonicalRow, responses: Sequence[Response]) -> bool:

@@ -21,7 +21,15 @@ Make = Callable[[Sequence[int]], list[Record]]
 
 
 def keep(
-    path: Path, key: Mapping[str, Any], count: int, make: Make, *, chunk: int, overwrite: bool = False
+    path: Path,
+    key: Mapping[str, Any],
+    count: int,
+    make: Make,
+    *,
+    chunk: int,
+    overwrite: bool = False,
+    keep_parts: bool = False,
+    anew: str = "--overwrite",
 ) -> list[Record]:
     """The records of a file of JSON lines; those that are not there yet are made.
 
@@ -36,6 +44,8 @@ def keep(
         chunk: records that are made together. They are made in the same company after a kill, so that rounding, which
             depends on it, is the same as well.
         overwrite: make a file anew that was made from something else.
+        keep_parts: refuse as well what a killed run has made from something else, instead of beginning anew.
+        anew: the option that makes files anew, for the error.
 
     Raises:
         ConfigError: the file was made from something else, or was changed since.
@@ -47,13 +57,14 @@ def keep(
         if not difference:
             return JsonlFile(path).read()
         if not overwrite:
-            fix = "choose another --out, or make them anew with --overwrite"
-            raise ConfigError("the folder holds results of something else", got=f"{path}: {difference}", fix=fix)
+            raise _held(path, difference, anew)
     part, part_key = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.key.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     file = JsonlFile(part)
     wanted = json.dumps(key, sort_keys=True)
     mine = part_key.is_file() and part_key.read_text(encoding="utf-8") == wanted
+    if keep_parts and not mine and not overwrite and part_key.is_file() and file.read():
+        raise _held(part, f"other {_names(json.loads(part_key.read_text(encoding='utf-8')), key)}", anew)
     records = file.read() if mine else []
     records = records[: len(records) // chunk * chunk]
     write_whole(part, "".join(_line(record) for record in records))
@@ -75,11 +86,21 @@ def keep(
 def _difference(path: Path, settled: Path, key: Mapping[str, Any]) -> str:
     """What a finished file was made from that is not in the key; empty where it is as it should be."""
     before = json.loads(settled.read_text(encoding="utf-8"))
-    old, new = before["key"], _plain(key)
-    names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    names = _names(before["key"], key)
     if names:
-        return f"other {', '.join(names)}"
+        return f"other {names}"
     return "" if before["sha256"] == digest(path) else "changed since it was made"
+
+
+def _names(old: Mapping[str, Any], key: Mapping[str, Any]) -> str:
+    """In what two keys differ."""
+    new = _plain(key)
+    return ", ".join(sorted(name for name in {*old, *new} if old.get(name) != new.get(name)))
+
+
+def _held(path: Path, difference: str, anew: str) -> ConfigError:
+    fix = f"choose another --out, or make them anew with {anew}"
+    return ConfigError("the folder holds results of something else", got=f"{path}: {difference}", fix=fix)
 
 
 def _plain(key: Mapping[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from lit_align.core.errors import ConfigError, DataError
 from lit_align.data.canonical import Dropped, Rules
 from lit_align.data.readers import peek, read_rows
 from lit_align.data.schema import normalise, recognise
+from lit_align.data.text_settings import TextSettings
 from lit_align.evaluation.compare_data import policy_fingerprint, write_whole
 from lit_align.evaluation.kept_files import Record, digest, digest_of, keep, with_fingerprints
 from lit_align.evaluation.score_files import Scored, read_scores
@@ -131,7 +132,7 @@ def with_room(prompts: Prompts, engines: Mapping[str, HFEngine], max_new_tokens:
             name
             for name, engine in engines.items()
             if (limit := limits[name]) is not None
-            and len(encode_prompt(engine.tokenizer, one.prompt)) + max_new_tokens > limit
+            and len(encode_prompt(engine.tokenizer, engine.as_trained(one.prompt))) + max_new_tokens > limit
         ]
         if tight:
             left_out[f"too long for {tight[0]}"] += 1
@@ -161,12 +162,13 @@ def complete(
         "sampling": sampling._asdict(),
         "dtype": engine.spec.dtype,
         "chat_template": with_fingerprints(engine.chat_template),
+        **_text(engine),
     }
 
     def make(places: Sequence[int]) -> list[Record]:
         chosen = [prompts[place] for place in places]
         completions = engine.generate(
-            [one.prompt for one in chosen],
+            [engine.as_trained(one.prompt) for one in chosen],
             max_new_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -191,6 +193,13 @@ def complete(
 
     chunk = max(_CHUNK, sampling.batch_size)
     return keep(out / "generations" / f"{name}.jsonl", key, len(prompts), make, chunk=chunk, overwrite=overwrite)
+
+
+def _text(engine: HFEngine) -> Record:
+    """How prompts are written for a model, where that is not as they are."""
+    settings, usual = vars(engine.text_settings), vars(TextSettings())
+    own = {name: settings[name] for name in ("separator", "as_chat", "system_prompt") if settings[name] != usual[name]}
+    return {"text": own} if own else {}
 
 
 # -------------------------------------------------------------------- judgements

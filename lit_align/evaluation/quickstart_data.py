@@ -52,6 +52,8 @@ class World(NamedTuple):
     steps: list[dict[str, Any]]
     rated: list[dict[str, Any]]
     safe_pairs: list[dict[str, Any]]
+    game_pairs: list[dict[str, Any]]
+    contextual: list[dict[str, Any]]
     paraphrased: list[dict[str, Any]]
 
     def texts(self) -> list[str]:

@@ -6,6 +6,7 @@ stay so for every method.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -29,6 +30,10 @@ ROWS = 400
 """In each file."""
 GRADES = (0.1, 0.35, 0.65, 0.9)
 """Scores of replies with two rude remarks, with one, with one that is courteous, and with two: before the noise."""
+_SHARPNESS = 5.0
+"""Log-odds that a labeller prefers a reply, per difference of scores."""
+RULES = "Be courteous, whatever the tone of the question."
+"""What stands before the question for a teacher."""
 _NOISE = 0.08
 """Less than half of the least distance between two grades: better replies have better scores."""
 DAYS = 100
@@ -58,7 +63,8 @@ def make_kinds(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Row]]:
         the rude remark), timed_pairs (a day for each pair; see `CHANGE`), scored_pairs (both scores; the chosen reply's
         is higher), steps (a remark, an answer and a remark, each right or wrong), rated (HelpSteer's attributes from 0
         to 4, some of them null), safe_pairs (the chosen reply is the kinder one; a courteous reply counts as
-        harmless), paraphrased (a question in two frames).
+        harmless), game_pairs (pairs of people, and courteous replies against others, as of a model), paraphrased (a
+        question in two frames), contextual (rules before the question, and a reply that follows them).
     """
     makers: dict[str, Callable[[Prompt, random.Random], Row]] = {
         "ranked": _ranked,
@@ -70,6 +76,8 @@ def make_kinds(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Row]]:
         "steps": _steps,
         "rated": _rated,
         "safe_pairs": _safe_pair,
+        "game_pairs": _game_pair,
+        "contextual": _contextual,
     }
     rows: dict[str, list[Row]] = {}
     for name, make in makers.items():
@@ -109,13 +117,17 @@ def _scored(prompt: Prompt, rng: random.Random) -> Row:
 
 def _scored_pair(prompt: Prompt, rng: random.Random) -> Row:
     worse, better = sorted(rng.sample(range(len(GRADES)), 2))
-    return {
+    row = {
         "prompt": user(prompt),
         "chosen": assistant(write_graded_reply(prompt.question, better, rng)),
         "rejected": assistant(write_graded_reply(prompt.question, worse, rng)),
         "score_chosen": _score(better, rng),
         "score_rejected": _score(worse, rng),
     }
+    # What a labeller with these scores would say, and how often each beats the two of them.
+    wins = round(1 / (1 + math.exp(_SHARPNESS * (row["score_rejected"] - row["score_chosen"]))), 4)
+    odds = {"p_win_chosen": round(0.25 + wins / 2, 4), "p_win_rejected": round(0.75 - wins / 2, 4)}
+    return {**row, "label_probability": wins, **odds}
 
 
 def _unpaired(prompt: Prompt, rng: random.Random) -> Row:
@@ -181,6 +193,21 @@ def _safe_pair(prompt: Prompt, rng: random.Random) -> Row:
         "chosen_safe": better >= _HARMLESS,
         "rejected_safe": worse >= _HARMLESS,
     }
+
+
+def _game_pair(prompt: Prompt, rng: random.Random) -> Row:
+    """The game's chosen reply is the best there is, its rejected one as likely rude as not."""
+    source = rng.choice(("human", "game"))
+    worse, better = sorted(rng.sample(range(len(GRADES)), 2))
+    if source == "game":
+        worse, better = rng.randrange(len(GRADES) - 1), len(GRADES) - 1
+    chosen, rejected = (assistant(write_graded_reply(prompt.question, grade, rng)) for grade in (better, worse))
+    return {"prompt": user(prompt), "chosen": chosen, "rejected": rejected, "source": source}
+
+
+def _contextual(prompt: Prompt, rng: random.Random) -> Row:
+    reply = assistant(write_reply(prompt.question, COURTEOUS, rng))
+    return {"prompt": user(prompt), "context": RULES, "completion": reply}
 
 
 def _other_question(question: Question, rng: random.Random) -> Question:

@@ -44,14 +44,32 @@ class TokenFeature(ABC):
 
 
 class ForwardKL(TokenFeature):
-    """KL(reference || policy) of the next token, nats, with gradient."""
+    """KL(reference || policy) of the next token, nats, with gradient.
+
+    Args:
+        top_k: tell apart only so many of the reference's likeliest tokens, and take all others for one: a lower bound
+            of the divergence. None: tell all apart.
+    """
 
     needs_reference = True
+
+    def __init__(self, top_k: int | None = None) -> None:
+        self.top_k = top_k
 
     def __call__(self, logits: Tensor, target: Tensor, reference: Tensor | None) -> Tensor:
         """The divergence at each token, [C]."""
         assert reference is not None, "the core computes the reference's distribution for this feature"
-        return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
+        policy = logits.log_softmax(-1)
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            best = reference.topk(self.top_k, dim=-1).indices
+            reference, policy = _with_rest(reference, best), _with_rest(policy, best)
+        return (reference.exp() * (reference - policy)).sum(-1)
+
+
+def _with_rest(logps: Tensor, kept: Tensor) -> Tensor:
+    """[C, K + 1]: log-probabilities of the kept entries [C, K], and of all others together."""
+    rest = logps.scatter(-1, kept, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logps.gather(-1, kept), rest], -1)
 
 
 class LogCollision(TokenFeature):

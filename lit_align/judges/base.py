@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -98,9 +98,33 @@ class Judge(ABC):
         """Whether a call may be split into several without a change to any result."""
         return not self.needs_all_samples and all(part.is_divisible() for part in self.parts())
 
+    @cached_property
+    def totals(self) -> defaultdict[str, float]:
+        """Sums that `facts` follow from."""
+        return defaultdict(float)
+
     def facts(self) -> dict[str, Any]:
         """What is known of this judge's ways after it has judged, such as its position bias; for JSON."""
         return {}
+
+    def memory(self) -> dict[str, Any]:
+        """What was counted and summed so far, here and in the judges that this one asks; for JSON."""
+        counts = {"asked": self.counts.asked, "unjudged": self.counts.unjudged, "events": self.counts.events}
+        return {**counts, "totals": self.totals, "parts": [part.memory() for part in self.parts()]}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on from what another process has counted.
+
+        Args:
+            memory: of a judge with the same settings.
+        """
+        self.counts.asked = memory["asked"]
+        self.counts.unjudged = Counter(memory["unjudged"])
+        self.counts.events = Counter(memory["events"])
+        self.totals.clear()
+        self.totals.update(memory["totals"])
+        for part, own in zip(self.parts(), memory["parts"], strict=True):
+            part.recall(own)
 
     def release(self) -> None:
         """Give back the memory of models; they load again at the next use."""

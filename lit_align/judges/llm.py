@@ -89,7 +89,6 @@ class LLMJudge(CountingPairwise):
             "temperature": not_negative("temperature", temperature),
         }
         self.seed = seed
-        self._orders: list[tuple[float, float]] = []
 
     def _compare(
         self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str], columns: Columns
@@ -141,9 +140,8 @@ class LLMJudge(CountingPairwise):
                 return Verdict(None, answer)
         assert not isinstance(first, str)
         assert not isinstance(second, str)
-        self._orders.append((first, second))
         mean = (first + 1 - second) / 2
-        agree = _side(first) == -_side(second)
+        agree = self._count_orders(_side(first), _side(second))
         said = f"shown first {first:.4g}, shown second {1 - second:.4g}"
         if not agree:
             self.counts.events[DISAGREE] += 1
@@ -151,20 +149,25 @@ class LLMJudge(CountingPairwise):
             return Verdict(mean, said)
         return Verdict(TIE, f"{DISAGREE}: {said}")
 
+    def _count_orders(self, one: int, other: int) -> bool:
+        """Count the sides that were taken in the two orders; whether they agree."""
+        agree = one == -other
+        self.totals["pairs"] += 1
+        self.totals["decided"] += abs(one) + abs(other)
+        self.totals["first_place"] += (one > 0) + (other > 0)
+        self.totals["consistent"] += agree
+        self.totals["same_place"] += one == other != 0
+        return agree
+
     @property
     def position_bias(self) -> PositionBias:
         """What the order of responses did so far."""
-        pairs = len(self._orders)
+        totals = self.totals
+        pairs, decided = int(totals["pairs"]), totals["decided"]
         if not pairs:
             return PositionBias(0, None, None, None)
-        sides = [(_side(first), _side(second)) for first, second in self._orders]
-        decided = [side for both in sides for side in both if side]
-        return PositionBias(
-            pairs,
-            sum(side > 0 for side in decided) / len(decided) if decided else None,
-            sum(one == -other for one, other in sides) / pairs,
-            sum(one == other != 0 for one, other in sides) / pairs,
-        )
+        first_place = totals["first_place"] / decided if decided else None
+        return PositionBias(pairs, first_place, totals["consistent"] / pairs, totals["same_place"] / pairs)
 
     def facts(self) -> dict[str, Any]:
         """The position bias."""

@@ -35,7 +35,6 @@ class MajorityVote(CountingPointwise):
                 "there is no such way to find an answer", got=extract, fix=f"one of {', '.join(EXTRACTORS)}"
             )
         self.extract, self.least_samples = EXTRACTORS[extract], least_samples
-        self._shares: list[float] = []
 
     def _score(self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Columns) -> list[Judged]:
         groups: dict[str, list[int]] = {}
@@ -55,13 +54,15 @@ class MajorityVote(CountingPointwise):
         vote = majority([None if answer is None else canonical(answer) for answer in found])
         if vote.winner is None:
             return [Judged(None, NO_ANSWER)] * len(samples)
-        self._shares.append(vote.share)
+        self.totals["prompts"] += 1
+        self.totals["majority_share"] += vote.share
         said = f"{vote.share:.3g} of {len(samples)} samples answered {str(vote.winner)!r:.80}"
         return [Judged(reward, said) for reward in vote.rewards]
 
     def facts(self) -> dict[str, Any]:
         """Over prompts, the mean share of samples that gave the most frequent answer."""
-        return {"mean_majority_share": sum(self._shares) / len(self._shares) if self._shares else None}
+        prompts = self.totals["prompts"]
+        return {"mean_majority_share": self.totals["majority_share"] / prompts if prompts else None}
 
 
 class JudgeVote(CountingPairwise):

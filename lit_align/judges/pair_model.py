@@ -39,7 +39,6 @@ class PairModelJudge(CountingPairwise):
     ) -> None:
         self.model = TextModel(model, "reward", **text_model)
         self.combine, self.allow_new_head = combine, allow_new_head
-        self._gaps: list[float] = []
 
     def _compare(
         self, prompts: Sequence[Prompt], firsts: Sequence[str], seconds: Sequence[str], columns: Columns
@@ -64,7 +63,8 @@ class PairModelJudge(CountingPairwise):
         if not (math.isfinite(first) and math.isfinite(second)):
             return Verdict(None, f"{NOT_FINITE}: {first}, {second}")
         own, other = torch.tensor([first, second], dtype=torch.float64)
-        self._gaps.append(abs((own.sigmoid() + other.sigmoid()).item() - 1))
+        self.totals["pairs"] += 1
+        self.totals["order_gap"] += abs((own.sigmoid() + other.sigmoid()).item() - 1)
         return Verdict(
             both_orders(own, other, self.combine).item(),
             f"logits {first:.4g} where it stands first, {-second:.4g} where it stands second",
@@ -72,7 +72,8 @@ class PairModelJudge(CountingPairwise):
 
     def facts(self) -> dict[str, Any]:
         """By how much, on average, the two orders' probabilities fail to add up to 1."""
-        return {"mean_order_gap": sum(self._gaps) / len(self._gaps) if self._gaps else None}
+        pairs = self.totals["pairs"]
+        return {"mean_order_gap": self.totals["order_gap"] / pairs if pairs else None}
 
     def release(self) -> None:
         """Give back the model's memory."""

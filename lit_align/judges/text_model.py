@@ -26,6 +26,7 @@ from lit_align.data.canonical import CanonicalRow, Completion, Dropped, Format
 from lit_align.data.pipeline import Recipe
 from lit_align.data.report import DataReport
 from lit_align.data.sets import DataSets
+from lit_align.data.text_settings import TextSettings, text_settings_of
 from lit_align.data.tokenise import Tokeniser, pad_id
 from lit_align.rollouts.engine import Prompt
 
@@ -37,6 +38,8 @@ class _Reader(NamedTuple):
 
     policy_name: str | None
     policy_spec: PolicySpec | None
+    data_kind: DataKind | None
+    """STEPS for a model that is read at the ends of steps."""
 
 
 class TextModel:
@@ -49,13 +52,17 @@ class TextModel:
         head: see `PolicySpec`.
         batch_size: responses at a time; they are sorted by length.
         max_length: most tokens of prompt and response; never more than model and tokenizer allow. A longer prompt is
-            cut from the left, and a response that is too long by itself from the right.
-        max_prompt_length: most tokens of the prompt; None: it is cut only where the two together are too long.
+            cut from the left, and a response that is too long by itself from the right. None, here and below: as the
+            run had it that the folder was exported from; else 1024.
+        max_prompt_length: most tokens of the prompt; None, and nothing exported: it is cut only where the two together
+            are too long.
         tokenizer: folder or hub name; None: the model's.
         chat_template: Jinja text or file, or `chatml` or `transcript`; None: the tokenizer's.
-        system_prompt: put before conversations that have none.
-        as_chat: make a user's and an assistant's turn of plain prompts and responses.
-        separator: stands between a plain prompt and its response.
+        system_prompt: put before conversations that have none; None: as exported, else nothing; an empty one: nothing.
+        as_chat: make a user's and an assistant's turn of plain prompts and responses; None: as exported, else false.
+        separator: stands between a plain prompt and its response; None: as exported, else nothing.
+        step_separator: stands behind every step of a response, for a model of steps; None: as exported, else a line
+            feed.
         dtype: dtype of the weights; auto: as they were saved.
         device: such as `cuda:0`; None: a GPU where there is one, else the CPU.
         revision: branch, tag or commit on the hub.
@@ -68,13 +75,14 @@ class TextModel:
         head: Literal["lm", "reward"] = "reward",
         *,
         batch_size: int = 16,
-        max_length: int = 1024,
+        max_length: int | None = None,
         max_prompt_length: int | None = None,
         tokenizer: str | None = None,
         chat_template: str | None = None,
         system_prompt: str | None = None,
-        as_chat: bool = False,
-        separator: str = "",
+        as_chat: bool | None = None,
+        separator: str | None = None,
+        step_separator: str | None = None,
         dtype: DtypeName = "float32",
         device: str | None = None,
         revision: str | None = None,
@@ -86,13 +94,15 @@ class TextModel:
         self.dtype, self.device = dtype, device
         self.outputs = 1
         """How many numbers the head has."""
-        self.recipe = Recipe(
-            max_length=max_length,
-            max_prompt_length=max_prompt_length,
-            system_prompt=system_prompt,
-            as_chat=as_chat,
-            separator=separator,
-        )
+        self._given = {
+            "max_length": max_length,
+            "max_prompt_length": max_prompt_length,
+            "system_prompt": system_prompt,
+            "as_chat": as_chat,
+            "separator": separator,
+            "step_separator": step_separator,
+        }
+        self._is_live = False
         self.tokenizer_name, self.chat_template = tokenizer, chat_template
         self._scorer: Scorer | RewardScorer | None = None
 
@@ -146,7 +156,7 @@ class TextModel:
 
     def use(self, scorer: Scorer | RewardScorer, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take a model that is there already, such as a policy in training."""
-        self._scorer = scorer
+        self._scorer, self._is_live = scorer, True
         self.sets.tokenizer = tokenizer
 
     def release(self) -> None:
@@ -156,14 +166,35 @@ class TextModel:
     # ---------------------------------------------------------------- texts
 
     @cached_property
+    def exported(self) -> TextSettings | None:
+        """What stands beside the model.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        # A model in training has been told more than the folder that it began with.
+        return None if self._is_live else text_settings_of(self.name)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How texts become tokens: as the settings say, else as it was exported, else as usual."""
+        return Recipe(**vars((self.exported or TextSettings()).but(**self._given)))
+
+    @property
+    def knows_steps(self) -> bool:
+        """Whether anybody has said what ends a step."""
+        return self.exported is not None or self._given["step_separator"] is not None
+
+    @cached_property
     def sets(self) -> DataSets:
         """The settings for texts, as `lit-align score` has them."""
+        spec = self.spec
         return DataSets(
             {},
             self.recipe,
             tokenizer_name=self.tokenizer_name,
             chat_template=self.chat_template,
-            method=_Reader(self.name, self.spec),
+            method=_Reader(self.name, spec, DataKind.STEPS if spec.head == "tokens" else None),
         )
 
     @property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -35,6 +35,10 @@ class AdaptersOff(Reference):
             )
         # In a tuple, so that the policy is not registered here a second time.
         self._policy = (policy,)
+
+    def model_within(self) -> tuple[Scorer, Callable[[], AbstractContextManager[None]]]:
+        """The policy, and its being switched over."""
+        return self._policy[0], self._switched
 
     def token_logps(self, rows: Rows, *, whole: bool = False) -> Tensor:
         """Token log-probabilities [N] under the base model, nats."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +66,18 @@ class Reference(nn.Module, ABC):
         tokens = self.token_logps(rows, whole=whole)
         sums = segment_sums(tokens, rows.response, len(rows.response_lengths))
         return SequenceLogps(sums, rows.response_lengths, tokens)
+
+    def model_within(self) -> tuple[Scorer, Callable[[], AbstractContextManager[None]]]:
+        """The model behind the reference, and what has to be entered for it to be the reference.
+
+        Raises:
+            ConfigError: there is no model.
+        """
+        raise ConfigError(
+            "this reference has no model to write with",
+            got=f"reference: {type(self).__name__}",
+            fix="use reference: auto, frozen_copy, or the name of a model",
+        )
 
     def refresh(self, policy: Scorer, alpha: float) -> None:
         """Move the reference towards the policy: reference = alpha * policy + (1 - alpha) * reference.

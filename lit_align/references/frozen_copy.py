@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -29,6 +31,10 @@ class FrozenCopy(Reference):
     def shard(self, mesh: DeviceMesh) -> None:
         """Shard the copy like the policy."""
         shard(self.scorer, mesh)
+
+    def model_within(self) -> tuple[Scorer, Callable[[], AbstractContextManager[None]]]:
+        """The model, and nothing that has to be done to it."""
+        return self.scorer, nullcontext
 
     def token_logps(self, rows: Rows, *, whole: bool = False) -> Tensor:
         """Token log-probabilities [N] under the copy, nats."""

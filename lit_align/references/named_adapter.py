@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -52,6 +52,10 @@ class NamedAdapter(Reference):
         for mine, theirs in self._pairs():
             mine.data.copy_(theirs.data)
             mine.requires_grad_(False)
+
+    def model_within(self) -> tuple[Scorer, Callable[[], AbstractContextManager[None]]]:
+        """The policy, and its being switched over."""
+        return self._policy[0], self._switched
 
     def token_logps(self, rows: Rows, *, whole: bool = False) -> Tensor:
         """Token log-probabilities [N] under the reference adapter, nats."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from lit_align.core.errors import DataError
+from lit_align.core.errors import AlignError, ConfigError, DataError
 
 Prompt = str | list[dict[str, Any]] | list[int]
 """Plain text, a conversation, or token ids. A conversation that ends with an assistant's turn is gone on with."""
@@ -22,6 +23,8 @@ class Completion(NamedTuple):
     """Generated tokens; with EOS or the tokens of the stop string, if one of them ended it."""
     finished: bool
     """Whether the model came to an end, rather than to `max_new_tokens`."""
+    logps: list[float] | None = None
+    """Log-probability of each generated token under the model at temperature 1, from all tokens, nats; if asked for."""
 
 
 class PromptError(DataError):
@@ -39,6 +42,10 @@ class PromptError(DataError):
         super().__init__(what, row=row, value=value, fix=fix)
 
 
+class EngineError(AlignError, RuntimeError):
+    """An engine outside of this process, or a library's, that does not do what it was asked."""
+
+
 @runtime_checkable
 class Engine(Protocol):
     """A language model behind two calls; any object that has them will do, whatever library it wraps.
@@ -53,8 +60,12 @@ class Engine(Protocol):
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
         seed: int | Sequence[int] = 0,
+        samples: int = 1,
         stop: Sequence[str] = (),
+        logps: bool = False,
     ) -> list[Completion]:
         """Complete prompts.
 
@@ -63,11 +74,15 @@ class Engine(Protocol):
             max_new_tokens: longest completion, tokens.
             temperature: 0 takes the likeliest token each time; 1 samples from the model.
             top_p: sample from the likeliest tokens that have this probability together.
-            seed: the i-th prompt's random numbers follow from (seed, i); or one seed for each prompt.
+            top_k: sample from this many of the likeliest tokens; None: from all.
+            min_p: sample from tokens that have at least this share of the likeliest token's probability.
+            seed: the i-th completion's random numbers follow from (seed, i); or one seed for each completion.
+            samples: completions of each prompt.
             stop: strings that end a completion.
+            logps: give the log-probabilities of the generated tokens.
 
         Returns:
-            One completion for each prompt, in their order.
+            `samples` completions of the first prompt, then of the second, and so on.
 
         Raises:
             PromptError: prompts are empty or too long.
@@ -89,3 +104,40 @@ class Engine(Protocol):
             PromptError: prompts are empty or too long.
         """
         ...
+
+
+@runtime_checkable
+class SyncedEngine(Engine, Protocol):
+    """An engine with weights of its own, which have to follow those of the policy in training."""
+
+    def sync(self, folder: Path) -> None:
+        """Take over weights.
+
+        Args:
+            folder: a Hugging Face model, or an adapter of the model that the engine has; it stays there until the next
+                call.
+
+        Raises:
+            ConfigError: the engine cannot load them.
+        """
+        ...
+
+
+def seeds_of(seed: int | Sequence[int], completions: int) -> list[int]:
+    """One seed for each completion.
+
+    Args:
+        seed: a number, of which and of a completion's place its seed is made; or the seeds.
+        completions: how many there will be.
+
+    Raises:
+        ConfigError: there are more or fewer seeds.
+    """
+    seeds = [seed * 1_000_003 + index for index in range(completions)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != completions:
+        raise ConfigError(
+            "every completion needs a seed of its own",
+            got=f"{len(seeds)} seeds, {completions} completions",
+            fix="give as many seeds as completions, or a single number",
+        )
+    return seeds

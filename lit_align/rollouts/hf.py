@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    DynamicCache,
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
-    TopPLogitsWarper,
+    StoppingCriteriaList,
 )
 
 from lit_align.core.errors import ConfigError
 from lit_align.core.gathering import gathered
 from lit_align.core.modes import evaluating
-from lit_align.rollouts.engine import Completion, Prompt, PromptError
+from lit_align.rollouts.encoding import check_room, encode_prompt, first_stop, positions, text_of
+from lit_align.rollouts.engine import Completion, Prompt, seeds_of
+from lit_align.rollouts.mixing import LogitMix, Mixer
+from lit_align.rollouts.sampling import Drawing, Recorder, Sampler
+from lit_align.rollouts.stepping import Prefix, Prompts, base_of, can_share
 
-__all__ = ["Completion", "Prompt", "encode_prompt", "generate"]
+__all__ = ["Completion", "LogitMix", "Prompt", "encode_prompt", "generate"]
 
 
 @torch.no_grad()
@@ -34,15 +38,21 @@ def generate(
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
+    top_k: int | None = None,
+    min_p: float = 0.0,
     seed: int | Sequence[int] = 0,
+    samples: int = 1,
     batch_size: int = 8,
     stop: Sequence[str] = (),
+    logps: bool = False,
+    mix: LogitMix | None = None,
+    progress: Callable[[Sequence[Completion]], None] | None = None,
 ) -> list[Completion]:
     """Complete prompts, in eval mode; the mode is restored and the global random state is not used.
 
-    What comes back for a prompt does not depend on the prompts beside it (up to rounding in the model): each has
-    random numbers of its own. The model's generation config applies (EOS tokens, repetition penalty), except for
-    sampling, which the arguments set.
+    What comes back for a prompt does not depend on the prompts beside it (up to rounding in the model): each
+    completion has random numbers of its own. The model's generation config applies (EOS tokens, repetition penalty),
+    except for sampling, which the arguments set.
 
     On weights sharded by FSDP2 every rank must call this together; they are gathered once for the whole call.
 
@@ -53,70 +63,49 @@ def generate(
         max_new_tokens: longest completion, tokens.
         temperature: 0 takes the likeliest token each time; 1 samples from the model.
         top_p: sample from the likeliest tokens that have this probability together.
-        seed: the i-th prompt's random numbers follow from (seed, i); or one seed for each prompt.
-        batch_size: prompts at a time.
+        top_k: sample from this many of the likeliest tokens; None: from all.
+        min_p: sample from tokens that have at least this share of the likeliest token's probability.
+        seed: the i-th completion's random numbers follow from (seed, i); or one seed for each completion.
+        samples: completions of each prompt, made from one computation of its keys and values where the model has
+            them; they are those that `samples` copies of the prompt would get.
+        batch_size: completions at a time.
         stop: strings that end a completion.
+        logps: give the log-probabilities of the generated tokens.
+        mix: a second model that has a say in each token.
+        progress: told the completions of each batch as soon as they are there, in no order of the prompts.
 
     Returns:
-        One completion for each prompt, in their order.
+        `samples` completions of the first prompt, then of the second, and so on.
 
     Raises:
         ConfigError: a setting is out of range, or the model cannot generate.
         PromptError: prompts are empty, or leave no room for `max_new_tokens`.
     """
-    _check(max_new_tokens, temperature, top_p, batch_size)
-    model: Any = policy.model if hasattr(policy, "plain") else policy
-    if not hasattr(model, "generate"):
-        raise ConfigError(
-            "only a causal language model can write completions",
-            got=type(model).__name__,
-            fix="give a model with a language-model head",
-        )
-    seeds = [seed * 1_000_003 + index for index in range(len(prompts))] if isinstance(seed, int) else list(seed)
-    if len(seeds) != len(prompts):
-        raise ConfigError(
-            "every prompt needs a seed of its own",
-            got=f"{len(seeds)} seeds, {len(prompts)} prompts",
-            fix="give as many seeds as prompts, or a single number",
-        )
+    drawing = Drawing(temperature, top_p, top_k, min_p)
+    drawing.check()
+    for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise ConfigError(f"cannot generate with this {name}", got=f"{name}: {value}", fix="give 1 or more")
+    model = _writer(policy)
+    seeds = seeds_of(seed, len(prompts) * samples)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    check_room(encoded, max_new_tokens, model.config)
+    check_room(encoded, max_new_tokens, positions(model.config))
     config = _generation_config(model, tokenizer, max_new_tokens, stop)
-    # Prompts of like length go together: less padding, the same completions.
-    order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
-    found: dict[int, list[int]] = {}
-    with _ready(policy):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            sampler = _Sampler([seeds[index] for index in chosen], temperature, top_p) if temperature > 0 else None
-            rows = _generate_batch(model, tokenizer, [encoded[index] for index in chosen], config, sampler)
-            found.update(zip(chosen, rows, strict=True))
-    return [
-        _completion(prompt, found[index], tokenizer, config, max_new_tokens, stop)
-        for index, prompt in enumerate(prompts)
-    ]
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """Token ids that a completion of `prompt` follows on."""
-    if isinstance(prompt, str):
-        ids = list(tokenizer(prompt)["input_ids"])
-        # Some tokenizers end every text with EOS, after which there is nothing to say.
-        return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-    if prompt and isinstance(prompt[0], dict):
-        if tokenizer.chat_template is None:
-            raise ConfigError(
-                "a conversation needs a chat template, and the tokenizer has none",
-                got=f"tokenizer {tokenizer.name_or_path!r}",
-                fix="name one with chat_template, such as chatml; or give plain text (a judge: with as_chat: false)",
-            )
-        begun = prompt[-1]["role"] == "assistant"
-        return list(
-            tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=not begun, continue_final_message=begun, return_dict=False
-            )
-        )
-    return list(cast("list[int]", prompt))
+    second = None if mix is None else mix.check()
+    writing = _Writing(model, tokenizer, config, drawing, mix, second, logps)
+    found: dict[int, Completion] = {}
+    with ExitStack() as ready:
+        for part in (policy,) if mix is None else (policy, mix.model):
+            ready.enter_context(_ready(part))
+        for places, prompt_of, rows in writing.batches(encoded, seeds, samples, batch_size):
+            done = [
+                _completion(prompts[place], row, tokenizer, config, stop)
+                for place, row in zip(prompt_of, rows, strict=True)
+            ]
+            found.update(zip(places, done, strict=True))
+            if progress is not None:
+                progress(done)
+    return [found[index] for index in range(len(seeds))]
 
 
 @contextmanager
@@ -127,26 +116,82 @@ def _ready(policy: nn.Module) -> Iterator[None]:
         yield
 
 
-class _Sampler(LogitsProcessor):
-    """Makes the greedy choice a sample, by adding Gumbel noise; each row draws from a generator of its own."""
+class _Row(NamedTuple):
+    """What a row of a batch has become."""
 
-    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float) -> None:
-        self.seeds = seeds
-        self.temperature = temperature
-        self.nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
-        self.generators: list[torch.Generator] = []
+    ids: list[int]
+    """Generated tokens, with whatever padding follows their end."""
+    logps: list[float] | None
+    """Of each of them, nats."""
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """[B, V] logits, of which the largest is a sample."""
-        if not self.generators:
-            self.generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
-        scores = scores.float() / self.temperature
-        if self.nucleus is not None:
-            scores = self.nucleus(input_ids, scores)
-        noise = torch.empty_like(scores)
-        for row, generator in zip(noise, self.generators, strict=True):
-            row.exponential_(generator=generator)
-        return scores - noise.clamp_min_(torch.finfo(noise.dtype).tiny).log_()
+
+class _Writing(NamedTuple):
+    """What all batches of a call have in common."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    config: GenerationConfig
+    drawing: Drawing
+    mix: LogitMix | None
+    second: Any
+    """The model of the mixture, as Hugging Face knows it."""
+    logps: bool
+
+    def batches(
+        self, encoded: list[list[int]], seeds: list[int], samples: int, size: int
+    ) -> Iterator[tuple[list[int], list[int], list[_Row]]]:
+        """Generate in batches of at most `size` rows: places of completions, places of their prompts, and the rows.
+
+        Prompts of like length go together: less padding, the same completions.
+        """
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+        device = next(self.model.parameters()).device
+        together = max(1, size // samples)
+        for start in range(0, len(order), together):
+            chosen = order[start : start + together]
+            prompts = Prompts.padded([encoded[index] for index in chosen], self.config.pad_token_id, device)
+            shares = samples > 1 and prompts.ids.shape[1] > 1 and can_share(self.model)
+            prefix = Prefix(self.model, prompts) if shares else None
+            for first in range(0, samples, size):
+                count = min(size, samples - first)
+                cache = None if prefix is None else prefix.repeated(count, again=first + count < samples)
+                prompt_of = [index for index in chosen for _ in range(count)]
+                places = [index * samples + first + number for index in chosen for number in range(count)]
+                yield places, prompt_of, self.batch(prompts, count, [seeds[place] for place in places], cache)
+
+    def batch(self, prompts: Prompts, repeats: int, seeds: list[int], cache: DynamicCache | None) -> list[_Row]:
+        """Generate `repeats` rows behind each prompt, going on from a cache of the rows if there is one."""
+        mixer = None if self.mix is None else Mixer(self.mix, self.second, prompts, repeats)
+        drawn = self.drawing.temperature > 0 or mixer is not None
+        rows = prompts.repeated(repeats)
+        recorder = Recorder() if self.logps else None
+        with nullcontext() if recorder is None else recorder.listening(base_of(self.model)):
+            output: Tensor = self.model.generate(
+                input_ids=rows.ids,
+                attention_mask=rows.mask,
+                generation_config=self.config,
+                logits_processor=LogitsProcessorList([Sampler(seeds, self.drawing, mixer)] if drawn else []),
+                stopping_criteria=StoppingCriteriaList([] if recorder is None else [recorder]),
+                tokenizer=self.tokenizer,
+                # Weights are gathered, so ranks need not wait for each other; by default they would, token by token.
+                synced_gpus=False,
+                **({} if cache is None else {"past_key_values": cache}),
+            )
+        ids = output[:, rows.ids.shape[1] :].tolist()
+        logps = [None] * len(ids) if recorder is None else recorder.rows()
+        return [_Row(*row) for row in zip(ids, logps, strict=True)]
+
+
+def _writer(policy: nn.Module) -> Any:
+    """The model that writes, as Hugging Face knows it."""
+    model: Any = policy.model if hasattr(policy, "plain") else policy
+    if not hasattr(model, "generate"):
+        raise ConfigError(
+            "only a causal language model can write completions",
+            got=type(model).__name__,
+            fix="give a model with a language-model head",
+        )
+    return model
 
 
 def _generation_config(
@@ -160,112 +205,34 @@ def _generation_config(
     if config.pad_token_id is None:
         config.pad_token_id = config.eos_token_id[0] if config.eos_token_id else 0
     config.max_new_tokens, config.max_length = max_new_tokens, None
-    # Sampling is done by `_Sampler`.
+    # Sampling is done by `Sampler`.
     config.do_sample, config.num_beams = False, 1
     config.temperature, config.top_p, config.top_k = 1.0, 1.0, 50
     config.stop_strings = list(stop) or None
     config.use_cache = True
+    # Of ours, which may begin with a prompt's.
+    config.cache_implementation = None
     return config
-
-
-def _generate_batch(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
-    config: GenerationConfig,
-    sampler: _Sampler | None,
-) -> list[list[int]]:
-    """Generated ids of each prompt, with whatever padding follows its end."""
-    width = max(map(len, prompts))
-    device = next(model.parameters()).device
-    ids = [[config.pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    output = model.generate(
-        input_ids=torch.tensor(ids, device=device),
-        attention_mask=torch.tensor(mask, device=device),
-        generation_config=config,
-        logits_processor=LogitsProcessorList([] if sampler is None else [sampler]),
-        tokenizer=tokenizer,
-        # Weights are gathered, so ranks need not wait for each other; by default they would, token by token.
-        synced_gpus=False,
-    )
-    rows: list[list[int]] = output[:, width:].tolist()
-    return rows
 
 
 def _completion(
     prompt: Prompt,
-    ids: list[int],
+    row: _Row,
     tokenizer: PreTrainedTokenizerBase,
     config: GenerationConfig,
-    max_new_tokens: int,
     stop: Sequence[str],
 ) -> Completion:
     """Cut what stands after the end: rows of a batch are padded until the last of them is done."""
-    ends = set(config.eos_token_id or ())
+    ids, ends = row.ids, set(config.eos_token_id or ())
     length = next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
     finished = any(token in ends for token in ids[:length])
-    stopped = _first_stop(ids[:length], tokenizer, stop)
+    stopped = first_stop(ids[:length], tokenizer, stop)
     if stopped is not None:
         length, finished = stopped, True
-    text = str(tokenizer.decode(ids[:length], skip_special_tokens=True))
-    for string in stop:
-        text = text.split(string, 1)[0]
-    return Completion(prompt, text, ids[:length], finished)
-
-
-def _first_stop(ids: list[int], tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> int | None:
-    """How many tokens it takes until a stop string is complete; None if none is."""
-
-    def contains(length: int) -> bool:
-        text = tokenizer.decode(ids[:length], skip_special_tokens=True)
-        return any(string in text for string in stop)
-
-    if not stop or not contains(len(ids)):
-        return None
-    low, high = 0, len(ids)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if contains(middle) else (middle, high)
-    return high
-
-
-def _check(max_new_tokens: int, temperature: float, top_p: float, batch_size: int) -> None:
-    for name, value, good, fix in (
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "give 1 or more"),
-        ("temperature", temperature, temperature >= 0, "give 0 for the likeliest tokens, or a positive number"),
-        ("top_p", top_p, 0 < top_p <= 1, "give a probability above 0; 1 samples from all tokens"),
-        ("batch_size", batch_size, batch_size >= 1, "give 1 or more"),
-    ):
-        if not good:
-            raise ConfigError(f"cannot generate with this {name}", got=f"{name}: {value}", fix=fix)
-
-
-def check_room(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> None:
-    """Refuse prompts that are empty, or leave a model no room for what is to follow.
-
-    Args:
-        prompts: token ids.
-        max_new_tokens: most tokens that follow.
-        config: of the model.
-
-    Raises:
-        PromptError: there are some.
-    """
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    refused: dict[int, str] = {}
-    for number, prompt in enumerate(prompts, start=1):
-        if not prompt:
-            refused[number] = "a prompt has no tokens"
-        elif limit is not None and len(prompt) + max_new_tokens > limit:
-            refused[number] = "a prompt and its completion are longer than the model can see"
-    if not refused:
-        return
-    first = prompts[next(iter(refused)) - 1]
-    if not first:
-        raise PromptError(refused, fix="write a prompt, or remove the row")
-    raise PromptError(
-        refused,
-        value=f"{len(first)} tokens and {max_new_tokens} new ones, of {limit}",
-        fix="shorten the prompt, or lower max_new_tokens",
+    return Completion(
+        prompt,
+        text_of(ids[:length], tokenizer, stop),
+        ids[:length],
+        finished,
+        None if row.logps is None else row.logps[:length],
     )

@@ -78,12 +78,21 @@ def _make(
         load()
     engines = {
         name: HFEngine(
-            path, chat_template=arguments.chat_template, batch_size=arguments.batch_size, dtype=arguments.dtype
+            path,
+            chat_template=arguments.chat_template,
+            separator=arguments.separator,
+            as_chat=arguments.as_chat,
+            system_prompt=arguments.system_prompt,
+            batch_size=arguments.batch_size,
+            dtype=arguments.dtype,
         )
         for name, path in models.items()
     }
     prompts = read_prompts(
-        arguments.prompts, limit=arguments.limit, as_chat=arguments.as_chat, system_prompt=arguments.system_prompt
+        arguments.prompts,
+        limit=arguments.limit,
+        as_chat=bool(arguments.as_chat),
+        system_prompt=arguments.system_prompt or None,
     )
     prompts = with_room(prompts, engines, sampling.max_new_tokens)
     generations = {}
@@ -198,8 +207,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--top_p", type=float, default=1.0, help="sample from the likeliest tokens of this probability together")
     add("--stop", nargs="+", default=[], metavar="TEXT", help="strings that end a completion")
     add("--batch_size", type=int, default=8, help="prompts at a time (default: 8)")
-    add("--as_chat", action="store_true", help="make a user's turn of plain prompts")
-    add("--system_prompt", metavar="TEXT", help="put before conversations that have none")
+    add("--as_chat", action=argparse.BooleanOptionalAction, help="make a user's turn of plain prompts (default: as the "
+        "run had it that a model was exported from)")  # fmt: skip
+    add("--separator", metavar="TEXT", help="put behind plain prompts (default: likewise)")
+    add("--system_prompt", metavar="TEXT", help="put before conversations that have none (default: likewise)")
     add("--chat_template", metavar="TEMPLATE", help="chatml, transcript, or a Jinja file (default: each model's own)")
     add("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "float64", "auto"],
         help="of the weights (default: float32)")  # fmt: skip

@@ -18,6 +18,7 @@ from lit_align.core.pretrained import load_tokenizer
 from lit_align.core.saving import SavedPolicy, save_policy
 from lit_align.core.sharded_checkpoint import read_sharded
 from lit_align.data.module import PreferenceDataModule
+from lit_align.data.text_settings import FILE, TextSettings
 from lit_align.data.tokenizers import adjusted
 from lit_align.tools.command import run_command, with_run
 
@@ -39,6 +40,8 @@ def export(
     tolerance: float | None = None,
 ) -> None:
     """Write a trained model in Hugging Face format, with tokenizer and chat template, and check it.
+
+    Beside it stands how its texts become tokens (lit_align_text.json), for judges and evaluations.
 
     Args:
         run: folder of a run, also without `--run`; its newest complete checkpoint is exported.
@@ -62,6 +65,7 @@ def export(
         merge=merge,
         dtype=dtype,
         tolerance=tolerance,
+        beside=_beside(checkpoint),
     )
     print(_summary(path, saved))
 
@@ -180,6 +184,12 @@ def _tokenizer(spec: PolicySpec, name: str | None, checkpoint: Mapping[str, Any]
     revision = spec.revision if name == spec.name else None
     tokenizer = load_tokenizer(name, revision, spec.trust_remote_code)
     return adjusted(tokenizer, data.get("chat_template"), data.get("eos_token"))
+
+
+def _beside(checkpoint: Mapping[str, Any]) -> dict[str, str]:
+    """How the run made tokens of texts, as a file; none where it learnt from a DataModule of the user's own."""
+    values = checkpoint.get(PreferenceDataModule.__qualname__, {}).get("text")
+    return {} if values is None else {FILE: TextSettings(**values).to_json()}
 
 
 def _summary(checkpoint: Path, saved: SavedPolicy) -> str:

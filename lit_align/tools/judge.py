@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import ArgumentError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_align.core.errors import ConfigError
+import yaml
+
 from lit_align.tools.command import explained
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from lit_align.judges.base import Judge
-    from lit_align.judges.items import Item, Items
+    from lit_align.judges.items import Items
 
 _ABOUT = """Score responses, or compare pairs of them, with a judge: a reward model, a language model, a check against
 known answers, a function of yours, or several of these. --judge NAME with --judge.SETTING VALUE, or --judge FILE.yaml
-with class_path and init_args; --judge.help NAME lists the settings of one."""
+with class_path and init_args; --judge.help NAME lists the settings of one. Killed at any time, the same command goes on
+where it was."""
 _OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "data": (str, None, "file, folder or hub name with responses or pairs"),
     "out": (str, "judged.jsonl", "file to write; a summary is written beside it"),
@@ -34,8 +35,6 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "limit": (int | None, None, "read so many rows at most"),
 }
 """Type, default and help of each option besides the judge."""
-_CHUNK = 256
-"""Items between two updates of the progress bar."""
 
 
 def main(argv: list[str]) -> None:
@@ -50,7 +49,8 @@ def main(argv: list[str]) -> None:
     """
     # Here, since these import what `lit-align --help` does without.
     from lit_align.judges.items import read_items
-    from lit_align.judges.loading import build, judge_parser, plain_errors
+    from lit_align.judges.loading import KEY, build, judge_parser, plain_errors
+    from lit_align.tools.judge_records import judge_all
 
     parser = judge_parser(prog="lit-align judge", description=_ABOUT)
     _add_arguments(parser)
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     )
     out = Path(config.out)
     try:
-        records = _write(judge, items, out)
+        records = judge_all(judge, yaml.safe_load(parser.dump(config, skip_none=False))[KEY], items, out, config.fresh)
     finally:
         judge.release()
     summary = summarise(judge, items, records)
@@ -83,6 +83,8 @@ def _add_arguments(parser: ArgumentParser) -> None:
         # The one without which there is nothing to do.
         given = {"required": True} if name == "data" else {"default": default}
         parser.add_argument(f"--{name}", type=kind, help=about, **given)
+    about = "judge anew what is there already; otherwise a killed command goes on, and other settings are refused"
+    parser.add_argument("--fresh", action="store_true", help=about)
 
 
 def _parse(parser: ArgumentParser, argv: list[str]) -> Namespace:
@@ -95,7 +97,7 @@ def _parse(parser: ArgumentParser, argv: list[str]) -> Namespace:
         message = str(error)
         if f'Parser key "{KEY}' in message:
             raise judge_explained(message) from error
-        raise explained("judge", message, {KEY, *_OPTIONS}) from error
+        raise explained("judge", message, {KEY, *_OPTIONS, "fresh"}) from error
 
 
 def _compares(judge: Judge, config: Namespace) -> bool:
@@ -109,58 +111,6 @@ def _silence() -> None:
 
     # Those of models that are read would stand between our lines.
     disable_progress_bar()
-
-
-def _write(judge: Judge, items: Items, out: Path) -> list[dict[str, Any]]:
-    """Judge everything, and write a line for each item as soon as it is known."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    if not items.items:
-        reasons = ", ".join(f"{reason} ({number})" for reason, number in items.dropped.items())
-        raise ConfigError("there is nothing to judge", got=reasons or "no rows", fix="see what --data holds")
-    total = len(items.items)
-    chunk = _CHUNK if judge.is_divisible() else total
-    records: list[dict[str, Any]] = []
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # A file of this name is whole: one that somebody has stopped is not mistaken for it.
-    unfinished = out.with_name(f"{out.name}.part")
-    with (
-        unfinished.open("w", encoding="utf-8") as file,
-        Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar,
-    ):
-        task = bar.add_task("judging", total=total)
-        for start in range(0, total, chunk):
-            found = _judge(judge, items, start, start + chunk)
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in found)
-            file.flush()
-            records += found
-            bar.advance(task, len(found))
-    unfinished.replace(out)
-    return records
-
-
-def _judge(judge: Judge, items: Items, start: int, stop: int) -> list[dict[str, Any]]:
-    from lit_align.judges.base import PointwiseJudge
-
-    chosen, columns = items.items[start:stop], items.columns(start, stop)
-    prompts = [item.prompt for item in chosen]
-    texts = [list(side) for side in zip(*(item.texts for item in chosen), strict=True)]
-    results: list[Any]
-    if len(texts) == 2:
-        results = judge.compare(prompts, *texts, **columns)
-    else:
-        assert isinstance(judge, PointwiseJudge)
-        results = judge.score(prompts, *texts, **columns)
-    return [_record(items, item, result) for item, result in zip(chosen, results, strict=True)]
-
-
-def _record(items: Items, item: Item, result: Any) -> dict[str, Any]:
-    """The line of an item, of a `Judged` or a `Verdict`."""
-    file, row = items.places.find(item.row)
-    names = ("completion",) if len(item.texts) == 1 else ("first", "second")
-    texts = dict(zip(names, item.texts, strict=True))
-    return {"file": file, "row": row, **item.about, "prompt": item.prompt, **texts, **result._asdict()}
 
 
 def summarise(judge: Judge, items: Items, records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -98,6 +98,11 @@ CASES = [
     Case("una_pair", "UNAPair", P2, [
         Value({}, (softplus(-0.03 * 1.25) + softplus(0.03 * 1.0)) / 2),
     ]),
+    # The loss is the divergence, which the core computes; it does not depend on the tokens' own likelihoods.
+    Case("context_distillation", "ContextDistillation", (*S2, SequenceLogps(t(-4.0, -1.5), t(3, 5))), [
+        Value({}, (0.7 + 1.5) / (3 + 5)),
+        Value({"top_k": 2}, (0.7 + 1.5) / (3 + 5)),
+    ], facts={"divergence": t(0.7, 1.5)}, directed=False),
     # Without a policy behind it there are no adapters to keep sparse; tests/methods/test_paft.py has some.
     Case("paft", "SparseSFT", S2, [
         Value({}, (6 + 2) / (3 + 5)),

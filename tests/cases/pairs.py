@@ -56,6 +56,8 @@ G3, G3_KL, G3_COLLISION = from_logits(
     [[2, 0, 1], [1, 2]],
 )
 """Another: log-ratios 2.0704656381 and 0.82664303055, divergences 0.970736830244 and 0.695627595097."""
+PAIR = (PairLogps(t(-12.5), t(-20.0), t(14), t(10)), PairLogps(t(-13.0), t(-19.0), t(14), t(10)))
+"""One pair; log-ratios 0.5 and -1, gap 1.5."""
 KL2 = {"kl": PairValues(t(0.25, 0.5), t(1.0, 0.125))}
 """Divergences along the pairs of P2."""
 COLLISION2 = {"log_collision": PairValues(t(-10.0, -16.0), t(-12.0, -17.0))}
@@ -265,6 +267,34 @@ CASES = [
         Value({}, (499.5**2 + 499.25**2 + 500.75**2 + 500.25**2) / 2),
         # The loss is quadratic: steps that suit other methods jump over its minimum.
     ], training={"beta": 0.5, "learning_rate": 1e-4, "dtype": "float64"}),
+    Case("sppo", "SPPO", P2, [
+        # Log-ratios are 0.5, -0.75 (chosen) and -0.75, 0.25 (rejected); targets 0.8, 0 and -0.8, -0.4.
+        Value({"beta": 0.5}, ((0.5 - 0.8) ** 2 + (-0.75 + 0.8) ** 2 + (-0.75 - 0.0) ** 2 + (0.25 + 0.4) ** 2) / 4),
+        Value({"beta": 0.5}, 0.9325, V3, {"chosen_wins": t(0.9, 0.7, 0.6), "rejected_wins": t(0.2, 0.3, 0.45)}),
+        # Certain labels are half of SPPOHard's loss.
+        Value({"beta": 0.5}, (0.5 + 2.8125 + 11.3125) / 6, V3, {"chosen_wins": t(1, 1, 1), "rejected_wins": t(0, 0, 0)}),
+        Value({}, 124500.625, PAIR, {"chosen_wins": t(0.9), "rejected_wins": t(0.2)}),
+        Value({"beta": 0.1}, 8.125, PAIR, {"chosen_wins": t(0.9), "rejected_wins": t(0.2)}),
+    ], facts={"chosen_wins": t(0.9, 0.5), "rejected_wins": t(0.1, 0.3)},
+       training={"beta": 0.05, "learning_rate": 1e-4, "dtype": "float64"}),  # Quadratic, as SPPOHard's.
+    Case("self_play", "SelfPlay", P2, [
+        Value({}, (softplus(-0.125) + softplus(0.1)) / 2),
+        Value({"beta": 0.1}, 0.6209570478, PAIR),
+        Value({"beta": 0.1, "shape": "hinge"}, 0.85, PAIR),
+        Value({"beta": 0.1, "shape": "exponential"}, exp(-0.15), PAIR),
+        Value({"beta": 0.1, "shape": "correlation"}, 0.85, PAIR),
+        Value({"beta": 1.0, "shape": "hinge"}, (0.0 + 2.0) / 2),
+        # Past the exponent of 40, the tangent there.
+        Value({"beta": 100.0, "shape": "exponential"}, (exp(-125) + exp(40) * (1 + 100 - 40)) / 2),
+    ]),
+    Case("soft_dpo", "SoftDPO", P2, [
+        Value({}, (smooth(0.125, 0.2) + smooth(-0.1, 0.4)) / 2),
+        Value({"beta": 0.1}, 0.6509570478, PAIR, {"label_probability": t(0.8)}),
+        # A reward model's differences of 1, 0.5 and 4.
+        Value({"beta": 0.1}, 0.734234016322, V3, {"label_probability": t(sigmoid(1), sigmoid(0.5), sigmoid(4))}),
+        Value({"beta": 0.1}, softplus(-0.15), PAIR, {"label_probability": t(1.0)}),
+        Value({"beta": 0.1}, softplus(0.15), PAIR, {"label_probability": t(0.0)}),
+    ], facts={"label_probability": t(0.8, 0.6)}),
     Case("wpo", "WPO", P2, [
         Value({"beta": 0.1}, (exp(-1.0) * softplus(-0.125) + exp(-0.96875) * softplus(0.1)) / 2),
         Value({"beta": 0.1}, softplus(-0.1 * (2.0704656381 - 0.82664303055)), inputs=G3,

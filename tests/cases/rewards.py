@@ -6,7 +6,7 @@ from math import log, nan, sqrt
 
 import torch
 
-from tests.cases.row import Case, Value, softplus, t
+from tests.cases.row import Case, Value, smooth, softplus, t
 
 R3 = (t(1.2, -0.3, 2.0), t(0.5, 0.1, 2.0))
 """Scores of three chosen and three rejected responses; differences 0.7, -0.4 and 0."""
@@ -94,6 +94,25 @@ CASES = [
             facts={"weight": t(2.0, 0.0, 0.5)},
         ),
     ], facts={"margin": t(3.0, 1.0, 0.0)}),
+    Case("soft_reward", "SoftReward", R3, [
+        # Differences 0.7, -0.4 and 0.
+        Value({}, (smooth(0.7, 0.1) + smooth(-0.4, 0.4) + log(2)) / 3),
+        Value(
+            {"center": 0.01},
+            (smooth(0.7, 0.1) + smooth(-0.4, 0.4) + log(2)) / 3 + 0.01 * (1.7**2 + 0.2**2 + 4**2) / 3,
+        ),
+        # Sure labels are Bradley and Terry's.
+        Value({}, _R3, facts={"label_probability": t(1.0, 1.0, 1.0)}),
+    ], facts={"label_probability": t(0.9, 0.6, 0.75)}),
+    Case("adversarial_reward", "AdversarialReward", R3, [
+        # The second pair is the game's.
+        Value({}, (softplus(-0.7) + log(2)) / 2 + 0.1 * softplus(0.4)),
+        Value({"human_weight": 0.5, "game_weight": 2.0}, 0.5 * (softplus(-0.7) + log(2)) / 2 + 2 * softplus(0.4)),
+        Value({}, 0.4185083644, (t(0.9, 1.2), t(0.1, 0.7)), {"game": torch.tensor([False, True])}),
+        # Only one sort of pairs.
+        Value({}, _R3, facts={"game": torch.tensor([False] * 3)}),
+        Value({}, 0.1 * _R3, facts={"game": torch.tensor([True] * 3)}),
+    ], facts={"game": torch.tensor([False, True, False])}),
     Case("margin_reward", "MarginReward", R3, [
         Value({"margins": "large"}, (softplus(3 - 0.7) + softplus(1 + 0.4) + log(2)) / 3),
         Value({"margins": "small"}, (softplus(1 - 0.7) + softplus(1 / 3 + 0.4) + log(2)) / 3),

@@ -64,6 +64,8 @@ def quickstart_file(method: type[AlignmentModule]) -> str:
         return "timed_pairs"
     if "safety" in method.needs_fields:
         return "safe_pairs"
+    if "source" in method.needs_fields:
+        return "game_pairs"
     if method.needs_fields:
         return "scored_pairs"
     names = {DataKind.PAIRS: "preferences", DataKind.COMPARISONS: "preferences"}

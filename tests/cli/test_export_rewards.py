@@ -179,6 +179,39 @@ def test_token_classifiers(further, files, tiny_model_dir):
         assert record["reward"] == pytest.approx(steps.prod().item(), rel=1e-3)
 
 
+CHAT = ("--data.as_chat", "true", "--data.system_prompt", "Be kind.", "--data.chat_template", "chatml")
+
+
+@pytest.mark.parametrize(
+    ("texts", "other"),
+    [
+        (("--data.separator", " => ", "--data.max_length", "40"), {"separator": ""}),
+        (CHAT, {"system_prompt": ""}),
+        (CHAT, {"as_chat": False, "system_prompt": ""}),
+    ],
+)
+@pytest.mark.parametrize("further", [(), LORA], ids=["full", "lora"])
+def test_a_judge_reads_texts_as_the_run_did(texts, other, further, files, tiny_model_dir):
+    """Without being told; what it is told goes first."""
+    folder, records = train_and_export("BradleyTerry", tiny_model_dir, files, *texts, *further)
+    rows = lines(Path(files[DataKind.PAIRS]))
+    asked = [row["prompt"] for row in rows], [row["chosen"] for row in rows]
+    rewards = [record["reward"] for record in records if record["role"] == "chosen"]
+    assert [one.score for one in RewardModelJudge(str(folder)).score(*asked)] == pytest.approx(rewards, abs=1e-4)
+    told = RewardModelJudge(str(folder), **other).score(*asked)
+    assert max(abs(one.score - reward) for one, reward in zip(told, rewards, strict=True)) > 1e-2
+
+
+def test_score_says_where_its_data_are_read_otherwise(files, tiny_model_dir, capsys):
+    folder, _ = train_and_export("BradleyTerry", tiny_model_dir, files, "--data.separator", " => ")
+    again = ("score", "--model", "BradleyTerry", "--model.policy", str(folder), "--data.predict", files[DataKind.PAIRS])
+    capsys.readouterr()
+    assert main([*again, "--out", "again.jsonl"]) == 0
+    assert "data.separator is '', and run/export/lit_align_text.json has ' => '" in capsys.readouterr().out
+    assert main([*again, "--out", "again.jsonl", "--data.separator", " => "]) == 0
+    assert "lit_align_text" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("quantization", [None, QuantizationSpec()], ids=["16 or 32 bits", "4 bits"])
 @pytest.mark.parametrize(("head", "outputs"), [("reward", 3), ("tokens", 1), ("tokens", 2)])

@@ -108,14 +108,44 @@ def test_answers_are_checked_against_a_column(folder, capsys):
     assert "2 of 3 judged; the data have no answer to compare with: 1; mean 0.5" in capsys.readouterr().out
 
 
-def test_all_samples_of_a_prompt_are_judged_together(folder, monkeypatch):
-    monkeypatch.setattr("lit_align.tools.judge._CHUNK", 2)
+def test_all_samples_of_a_prompt_are_judged_together(folder, monkeypatch, capsys):
+    monkeypatch.setattr("lit_align.tools.judge_records._CHUNK", 2)
     write(folder / "samples.jsonl", [{"prompt": "p", "completion": text} for text in ("1", "2", "3", "3", "3")])
     assert main(["judge", "--judge", "MajorityVote", "--data", "samples.jsonl"]) == 0
     assert [record["score"] for record in lines(folder / "judged.jsonl")] == [0, 0, 1, 1, 1]
-    assert main(["judge", "--judge", "RegexMatch", "--judge.pattern", "3", "--data", "samples.jsonl"]) == 0
-    assert [record["score"] for record in lines(folder / "judged.jsonl")] == [0, 0, 1, 1, 1]
+    command = ["judge", "--judge", "RegexMatch", "--judge.pattern", "2|3", "--data", "samples.jsonl"]
+    assert main(command) == 2, "these are another judge's"
+    assert "other judge" in capsys.readouterr().err
+    assert main([*command, "--fresh"]) == 0
+    assert [record["score"] for record in lines(folder / "judged.jsonl")] == [0, 1, 1, 1, 1]
     assert not list(folder.glob("*.part"))
+
+
+def test_a_killed_command_goes_on(folder, monkeypatch, capsys):
+    """The file and the summary are those of a command that was left alone."""
+    monkeypatch.setattr("lit_align.tools.judge_records._CHUNK", 2)
+    monkeypatch.setenv("KILL", "5")
+    (folder / "own.py").write_text(
+        "import os\n"
+        "from lit_align.judges.base import CountingPointwise, Judged\n"
+        "class Own(CountingPointwise):\n"
+        "    def _score(self, prompts, completions, columns):\n"
+        "        self.counts.events['asked for'] += len(prompts)\n"
+        "        if self.counts.events['asked for'] > int(os.environ['KILL']):\n"
+        "            raise KeyboardInterrupt\n"
+        "        return [Judged(float(len(c)) if ' ' in c else None, 'no words') for c in completions]\n"
+    )
+    command = ["judge", "--judge", "own.Own", "--data", "pairs.jsonl"]
+    with pytest.raises(KeyboardInterrupt):
+        main(command)
+    assert len(lines(folder / "judged.jsonl.part")) == 4
+    monkeypatch.setenv("KILL", "100")
+    assert main(command) == 0
+    assert "going on after 4 of 12" in capsys.readouterr().out
+    assert main([*command, "--out", "alone.jsonl"]) == 0
+    for end in (".jsonl", ".summary.json"):
+        assert (folder / f"judged{end}").read_bytes() == (folder / f"alone{end}").read_bytes()
+    assert json.loads((folder / "alone.summary.json").read_text())["events"] == {"asked for": 12}
 
 
 @pytest.mark.parametrize(

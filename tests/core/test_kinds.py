@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_align.core.batch import DataKind, Example, Layout
 from lit_align.core.errors import ConfigError
 from lit_align.core.kinds import (
+    ContextualModule,
     JudgedModule,
     ListwiseModule,
     PairwiseModule,
@@ -73,6 +74,9 @@ class CombinedJudgments(Combined, JudgedModule): ...
 
 
 class CombinedParaphrases(Combined, ParaphrasedModule): ...
+
+
+class CombinedContexts(Combined, ContextualModule): ...
 
 
 class CombinedLastStates(Combined, ParaphrasedModule):

@@ -228,6 +228,8 @@ def make_examples(kind: DataKind, count: int, seed: int) -> list[Example]:
         label = draw.random() < 0.6 if kind in (DataKind.UNPAIRED, DataKind.JUDGED) else None
         if kind is DataKind.PARAPHRASED or (kind is DataKind.JUDGED and not label):
             prompts, completions = [prompt, text(2, 12)], completions * 2
+        if kind is DataKind.CONTEXTUAL:
+            prompts, completions = [prompt, text(2, 12) + prompt], completions * 2
         if kind is DataKind.COMPARISONS:
             completions = [completions[0] + completions[1], completions[1] + completions[0]]
         scored = kind in (DataKind.PAIRS, DataKind.RANKED, DataKind.SCORED)
@@ -243,6 +245,9 @@ def make_examples(kind: DataKind, count: int, seed: int) -> list[Example]:
                 scores=scores,
                 timestamp=float(row % 5) if kind is DataKind.PAIRS else None,
                 safe=[row % 4 > 0, False] if kind is DataKind.PAIRS else None,
+                label_probability=0.9 - 0.1 * (row % 4) if kind is DataKind.PAIRS else None,
+                win_probabilities=[0.6, 0.1 * (row % 5)] if kind is DataKind.PAIRS else None,
+                game=row % 3 == 1 if kind is DataKind.PAIRS else None,
                 ratings=[float((row + k) % 5) if (row + k) % 4 else math.nan for k in range(5)],
             )
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
 
 from lit_align.core.errors import ConfigError, DataError
+from lit_align.data.text_settings import FILE, TextSettings
 from lit_align.evaluation.policy_evaluation import Evaluated, evaluate_policies, won_by
 from lit_align.evaluation.policy_files import (
     Asked,
@@ -108,6 +110,25 @@ def test_completions_are_kept_and_do_not_hang_on_the_company(tiny_model_dir, tmp
     with pytest.raises(ConfigError, match="something else") as caught:
         complete("tiny", engine, asked, sampling._replace(seed=4), tmp_path, overwrite=False)
     assert "other sampling" in str(caught.value)
+
+
+def test_completions_follow_the_prompts_that_a_model_was_trained_on(tiny_model_dir, tmp_path, asked):
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (tmp_path / "model" / FILE).write_text(TextSettings(separator=" => ").to_json())
+    made = {}
+    for name, engine, prompts in (
+        ("exported", HFEngine(tmp_path / "model"), asked),
+        ("told", HFEngine(tmp_path / "model", separator=""), asked),
+        ("plain", HFEngine(tiny_model_dir), asked),
+        ("written", HFEngine(tiny_model_dir), [one._replace(prompt=f"{one.prompt} => ") for one in asked]),
+    ):
+        records = complete(name, engine, prompts, Sampling(max_new_tokens=6), tmp_path, overwrite=False)
+        made[name] = [record["response"] for record in records]
+        assert [record["prompt"] for record in records] == [one.prompt for one in prompts]
+    assert made["exported"] == made["written"] != made["plain"] == made["told"]
+    with pytest.raises(ConfigError, match="other text"):
+        complete("exported", HFEngine(tmp_path / "model", separator="!"), asked, Sampling(max_new_tokens=6), tmp_path,
+                 overwrite=False)  # fmt: skip
 
 
 def completions(**texts):

@@ -12,7 +12,7 @@ from lit_align.core.batch import DataKind
 from lit_align.data.formats import HELPSTEER
 from lit_align.data.module import PreferenceDataModule
 from lit_align.evaluation.quickstart_data import make_world, split_prompts, write_model, write_world
-from lit_align.evaluation.quickstart_kinds import CHANGE, DAYS, ROWS
+from lit_align.evaluation.quickstart_kinds import CHANGE, DAYS, ROWS, RULES
 from lit_align.evaluation.quickstart_language import COURTEOUS, RUDE, assess, find_question
 
 KINDS = {
@@ -23,7 +23,9 @@ KINDS = {
     "timed_pairs": DataKind.PAIRS,
     "scored_pairs": DataKind.PAIRS,
     "safe_pairs": DataKind.PAIRS,
+    "game_pairs": DataKind.PAIRS,
     "paraphrased": DataKind.PARAPHRASED,
+    "contextual": DataKind.CONTEXTUAL,
 }
 """Files in which every reply is right."""
 JUDGED_IN_PARTS = {"steps": DataKind.STEPS, "rated": DataKind.RATED}
@@ -132,6 +134,23 @@ def test_the_chosen_reply_is_never_the_harmful_one(world):
             assert row[f"{side}_safe"] == courteous(row, side)
         assert row["chosen_safe"] or not row["rejected_safe"]
     assert len({(row["chosen_safe"], row["rejected_safe"]) for row in world.safe_pairs}) == 3
+
+
+def test_probabilities_follow_scores(world):
+    for row in world.scored_pairs:
+        assert 0.5 < row["label_probability"] < 1
+        assert row["p_win_chosen"] + row["p_win_rejected"] == pytest.approx(1, abs=2e-4)
+        assert row["p_win_chosen"] == pytest.approx((0.5 + row["label_probability"]) / 2, abs=2e-4)
+
+
+def test_the_game_is_against_the_best_reply(world):
+    assert 0.4 < fmean(row["source"] == "game" for row in world.game_pairs) < 0.6
+    assert {row["source"] for row in world.game_pairs} == {"game", "human"}
+    assert all(courteous(row, "chosen") for row in world.game_pairs if row["source"] == "game")
+
+
+def test_replies_after_rules_follow_them(world):
+    assert all(courteous(row, "completion") and row["context"] == RULES for row in world.contextual)
 
 
 def test_paraphrases_ask_the_same_in_another_frame(world):

@@ -146,6 +146,7 @@ def alike(**settings: float) -> tuple[dict[str, float], dict[str, float]]:
         ("RobustDPO", "robust", alike(label_smoothing=0.2)), ("HingeDPO", "hinge", alike()),
         ("EXO", "exo_pair", alike(label_smoothing=1e-3)), ("NCAPair", "nca_pair", alike()),
         ("BCOPair", "bco_pair", ({"shift": False}, {})), ("SPPOHard", "sppo_hard", alike()),
+        ("SelfPlay", "sigmoid", alike()), ("SelfPlay", "hinge", ({"shape": "hinge"}, {})),
         ("AOT", "aot", alike(label_smoothing=0.1)), ("AOTUnpaired", "aot_unpaired", alike(label_smoothing=0.1)),
         ("LengthNormalizedDPO", "sigmoid_norm", alike()), ("DiscoPOP", "discopop", alike()),
         ("APOZero", "apo_zero", alike()), ("APODown", "apo_down", alike()), ("TRDPO", "sigmoid", alike()),

@@ -23,6 +23,37 @@ def test_the_divergence_is_of_the_reference_from_the_policy():
     assert ForwardKL()(REFERENCE, TOKENS, log_reference).abs().max() < 1e-15
 
 
+TEACHER = torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0]], dtype=torch.float64)
+STUDENT = torch.tensor([[1.0, 1.5, 0.0, -0.5, -1.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "value"), [(None, 0.2563496563), (2, 0.2485466605), (5, 0.2563496563), (50, 0.2563496563)]
+)
+def test_the_likeliest_tokens_and_all_others_as_one(top_k, value):
+    """Context distillation's loss: a lower bound of the divergence, and the divergence where k is the vocabulary."""
+    logits = STUDENT.clone().requires_grad_()
+    divergence = ForwardKL(top_k)(logits, torch.tensor([0]), TEACHER.log_softmax(-1))
+    assert divergence.item() == pytest.approx(value, abs=1e-10)
+    divergence.sum().backward()
+    teacher, student = TEACHER.softmax(-1), STUDENT.softmax(-1)
+    if top_k == 2:
+        # Within the rest, the student keeps the shares that it has.
+        rest = student[:, 2:] / student[:, 2:].sum()
+        teacher = torch.cat([teacher[:, :2], rest * teacher[:, 2:].sum()], -1)
+    torch.testing.assert_close(logits.grad, student - teacher)
+    assert ForwardKL(top_k)(TEACHER, torch.tensor([0]), TEACHER.log_softmax(-1)).abs().max() < 1e-15
+
+
+def test_a_teacher_that_is_sure_has_a_finite_divergence():
+    sure = torch.tensor([[100.0, 0.0, -100.0]])
+    for top_k in (None, 1, 2):
+        logits = -sure.clone().requires_grad_()
+        divergence = ForwardKL(top_k)(logits, torch.tensor([0]), sure.log_softmax(-1))
+        divergence.sum().backward()
+        assert torch.isfinite(divergence).all()
+
+
 def test_the_collision_is_that_of_two_draws_and_passes_no_gradient():
     """The authors of WPO have 0.0225392735237 for the mean difference from the tokens' own log-probabilities."""
     values = LogCollision()(POLICY.clone().requires_grad_(), TOKENS, None)

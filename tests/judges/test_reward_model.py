@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 import lit_align
 from lit_align import Trainer
 from lit_align.core.errors import ConfigError, DataError
+from lit_align.data.text_settings import FILE, TextSettings
 from lit_align.judges import RewardModelJudge
 from lit_align.judges.text_model import CUT
 from tests.helpers import build_tiny_tokenizer
@@ -150,9 +151,92 @@ def test_scores_that_are_no_numbers(reward_dir):
     assert judge.counts.unjudged == {"the score is not a finite number": 1}
 
 
-def test_a_model_of_steps_has_no_score_at_the_end(tiny_model_dir, tmp_path):
-    config = AutoConfig.from_pretrained(tiny_model_dir, num_labels=2)
-    AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path / "steps")
-    build_tiny_tokenizer().save_pretrained(tmp_path / "steps")
-    with pytest.raises(ConfigError, match=r"scores the ends of steps(?s:.*)configs/process_reward.yaml"):
-        values(RewardModelJudge(str(tmp_path / "steps")))
+class TestSteps:
+    """A model of steps is read behind each step, and its probabilities are put together."""
+
+    prompts = ("2 + 2?\n", "3 + 3?\n", "What?\n")
+    responses = ("two and two\nmake four\n", "six", "\n \n")
+
+    @pytest.fixture
+    def steps_dir(self, tiny_model_dir, tmp_path):
+        def make(outputs=2):
+            torch.manual_seed(3)
+            config = AutoConfig.from_pretrained(tiny_model_dir, num_labels=outputs)
+            model = AutoModelForTokenClassification.from_config(config)
+            torch.nn.init.normal_(model.score.weight, std=0.5)
+            model.save_pretrained(tmp_path / "steps")
+            build_tiny_tokenizer().save_pretrained(tmp_path / "steps")
+            return str(tmp_path / "steps")
+
+        return make
+
+    def by_hand(self, folder, number):
+        """Probabilities that steps are right, read at the line feeds behind them."""
+        tokenizer = build_tiny_tokenizer()
+        model = AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float64).eval()
+        prompt, steps = self.prompts[number], self.responses[number].strip().split("\n")
+        ids, ends = tokenizer(prompt)["input_ids"], []
+        for step in steps:
+            ids += tokenizer(f"{step}\n", add_special_tokens=False)["input_ids"]
+            ends.append(len(ids) - 1)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids])).logits[0, ends]
+        return (logits.softmax(-1)[:, 1] if logits.shape[-1] == 2 else logits[:, 0].sigmoid()).tolist()
+
+    @pytest.mark.parametrize("outputs", [1, 2])
+    @pytest.mark.parametrize(
+        ("settings", "come_to"),
+        [
+            ({}, min),
+            ({"aggregate": "minimum"}, min),
+            ({"aggregate": "product"}, math.prod),
+            ({"aggregate": "last"}, lambda steps: steps[-1]),
+            ({"aggregate": "mean"}, lambda steps: sum(steps) / len(steps)),
+            ({"standardise_on": (0.5, 2.0)}, lambda steps: (min(steps) - 0.5) / 2),
+        ],
+    )
+    def test_they_come_to_one_score(self, settings, come_to, outputs, steps_dir):
+        folder = steps_dir(outputs)
+        judge = RewardModelJudge(folder, step_separator="\n", dtype="float64", **settings)
+        first, second, empty = values(judge, self.prompts, self.responses)
+        steps = [self.by_hand(folder, number) for number in (0, 1)]
+        assert [len(each) for each in steps] == [2, 1]
+        assert abs(steps[0][0] - steps[0][1]) > 1e-3
+        assert [first, second] == pytest.approx([come_to(each) for each in steps], abs=1e-9)
+        assert empty is None
+
+    def test_scores_are_those_of_lit_align_score(self, steps_dir, tmp_path, monkeypatch):
+        """Also of conversations, with another separator, and where the last steps are cut off."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("LIT_ALIGN_CACHE", str(tmp_path / "cache"))
+        responses = ["one | two | three", "one", "a step | " * 12]
+        rows = [{"messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": r}]} for r in responses]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        folder, settings = steps_dir(), {"max_length": 64, "step_separator": "|", "chat_template": "transcript"}
+        trainer = Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, logger=False)
+        data = lit_align.PreferenceDataModule(predict="rows.jsonl", **settings)
+        method = lit_align.ProcessReward(policy=folder, dtype="float64", aggregate="mean")
+        records = trainer.score(method, data)
+        assert [record["steps"] for record in records][:2] == [3, 1]
+        assert records[2]["truncated"]
+        judge = RewardModelJudge(folder, dtype="float64", aggregate="mean", **settings)
+        judged = values(judge, [row["messages"][:1] for row in rows], responses)
+        assert judged == pytest.approx([record["reward"] for record in records], abs=1e-9)
+
+    def test_what_ends_a_step_must_be_known(self, steps_dir, tmp_path):
+        folder = steps_dir()
+        with pytest.raises(ConfigError, match=r"where the steps(?s:.*)step_separator"):
+            values(RewardModelJudge(folder))
+        told = values(RewardModelJudge(folder, step_separator="\n"), self.prompts, self.responses)
+        (tmp_path / "steps" / FILE).write_text(TextSettings().to_json())
+        assert values(RewardModelJudge(folder), self.prompts, self.responses) == told
+
+    def test_other_token_classifiers_are_refused(self, steps_dir):
+        with pytest.raises(ConfigError, match="LABEL_2"):
+            values(RewardModelJudge(steps_dir(3), step_separator="\n"))
+        with pytest.raises(ConfigError, match="no weights"):
+            values(RewardModelJudge(steps_dir(2), step_separator="\n", weights={"LABEL_1": 1.0}))
+
+    def test_there_are_four_ways(self):
+        with pytest.raises(ConfigError, match="one of product, minimum, last, mean"):
+            RewardModelJudge("x", aggregate="min")

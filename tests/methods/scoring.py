@@ -80,6 +80,9 @@ def make_examples(kind: DataKind, *, masked: bool = True) -> list[Example]:
                 timestamp=float(example.row % 3),
                 weights=[0.5 * example.row],
                 safe=[True, example.row % 2 == 0],
+                label_probability=0.5 + 0.1 * example.row,
+                win_probabilities=[0.5 + 0.1 * example.row, 0.3],
+                game=example.row == 3,
             )
             for example in examples
         ]
@@ -104,6 +107,8 @@ def make_examples(kind: DataKind, *, masked: bool = True) -> list[Example]:
         return [example if example.label else _again(example, after=tokens(4)) for example in _swapped(singles)]
     if kind is DataKind.PARAPHRASED:
         return [_again(example, instead=tokens(3 + example.row)) for example in singles]
+    if kind is DataKind.CONTEXTUAL:
+        return [_again(example, before=tokens(2 + example.row)) for example in singles]
     return singles
 
 
@@ -143,10 +148,16 @@ def _swapped(examples: list[Example]) -> list[Example]:
     return [example._replace(label=not example.label) for example in examples]
 
 
-def _again(example: Example, *, after: Sequence[int] = (), instead: Sequence[int] | None = None) -> Example:
+def _again(
+    example: Example,
+    *,
+    before: Sequence[int] = (),
+    after: Sequence[int] = (),
+    instead: Sequence[int] | None = None,
+) -> Example:
     """The same completion once more, after a longer prompt or another one."""
     prompt, completion = example.ids[0][: example.prompt_lengths[0]], example.ids[0][example.prompt_lengths[0] :]
-    other = [*(prompt if instead is None else instead), *after]
+    other = [*before, *(prompt if instead is None else instead), *after]
     return example._replace(
         ids=[*example.ids, other + completion],
         prompt_lengths=[len(prompt), len(other)],

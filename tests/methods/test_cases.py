@@ -35,7 +35,8 @@ def build(case: Case, kwargs: dict[str, Any]) -> AlignmentModule:
 
 POLICY_INPUTS = {
     DataKind.PAIRS: 1, DataKind.UNPAIRED: 1, DataKind.RANKED: 1, DataKind.SCORED: 1, DataKind.DEMONSTRATIONS: 1,
-    DataKind.JUDGED: 3, DataKind.PARAPHRASED: 4, DataKind.STEPS: 1, DataKind.RATED: 1, DataKind.COMPARISONS: 2,
+    DataKind.JUDGED: 3, DataKind.PARAPHRASED: 4, DataKind.CONTEXTUAL: 1, DataKind.STEPS: 1, DataKind.RATED: 1,
+    DataKind.COMPARISONS: 2,
 }  # fmt: skip
 """How many of the arguments of `losses` the policy computes."""
 NOT_COMPUTED = ("lengths", "mask", "example")
@@ -49,7 +50,7 @@ def policy_inputs(module: AlignmentModule) -> int:
     return 2 if isinstance(module, PairwiseRewardModule) else POLICY_INPUTS[module.data_kind]
 
 
-def counts_of(inputs: tuple[Any, ...], module: AlignmentModule) -> Counts:
+def counts_of(inputs: tuple[Any, ...], module: AlignmentModule, facts: Facts | None = None) -> Counts:
     """Denominators of a batch that holds `inputs`."""
     first = inputs[0]
     if isinstance(first, PairLogps):
@@ -69,7 +70,8 @@ def counts_of(inputs: tuple[Any, ...], module: AlignmentModule) -> Counts:
     if module.data_kind is DataKind.RATED:
         return Counts(len(first), (~inputs[1].isnan()).sum())
     # Steps, or tokens.
-    return Counts(len(first), len(first))
+    counts = Counts(len(first), len(first))
+    return counts._replace(game=facts["game"].sum()) if facts and "game" in facts else counts
 
 
 def loss_of(
@@ -79,7 +81,7 @@ def loss_of(
     module = build(case, kwargs)
     inputs, facts = case.inputs if inputs is None else inputs, case.facts if facts is None else facts
     torch.manual_seed(0)
-    return reduce_terms(named_terms(module, inputs, facts), counts_of(inputs, module))
+    return reduce_terms(named_terms(module, inputs, facts), counts_of(inputs, module, facts))
 
 
 def of(case: Case, value: Value) -> tuple[tuple[Any, ...], Facts]:

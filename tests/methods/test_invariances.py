@@ -64,6 +64,8 @@ def plain_inputs(module: AlignmentModule, examples: list[Example]) -> tuple[Any,
     kind = module.data_kind
     if isinstance(module, RewardModule):
         return plain_scores(module, examples)
+    if kind is DataKind.CONTEXTUAL:
+        return logps(module.policy, side(examples, 0)), logps(module.reference.scorer, side(examples, 1))
     policy = logps(module.policy, examples, score_prompts=module.score_prompts)
     if kind is DataKind.DEMONSTRATIONS:
         return (policy._replace(tokens=None),)
@@ -195,17 +197,36 @@ def plain_facts(module: AlignmentModule, examples: list[Example]) -> dict[str, A
 def plain_features(module: AlignmentModule, feature: TokenFeature, examples: list[Example]) -> Iterator[torch.Tensor]:
     """The sums of a feature over the scored tokens of each response."""
     for example in examples:
-        for k, (ids, prompt) in enumerate(zip(example.ids, example.prompt_lengths, strict=True)):
-            row = torch.tensor([ids])
-            mask = torch.tensor(example.masks[k] if example.masks else [1] * (len(ids) - prompt)).bool()
-            with module.policy.plain():
-                logits = module.policy.model(input_ids=row).logits[0, prompt - 1 : -1][mask]
+        contextual = module.data_kind is DataKind.CONTEXTUAL
+        for k in range(1 if contextual else len(example.ids)):
+            logits, target = plain_logits(module.policy, example, k)
             reference = None
             if feature.needs_reference:
-                with module.reference.scorer.plain(), torch.no_grad():
-                    reference = module.reference.scorer.model(input_ids=row).logits[0, prompt - 1 : -1][mask]
+                with torch.no_grad():
+                    reference, _ = plain_logits(module.reference.scorer, example, 1 if contextual else k)
                 reference = reference.log_softmax(-1)
-            yield feature(logits, row[0, prompt:][mask], reference).double().sum()
+            yield feature(logits, target, reference).double().sum()
+
+
+def plain_logits(scorer: Any, example: Example, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits at the scored tokens of response k, and these tokens."""
+    ids, prompt = example.ids[k], example.prompt_lengths[k]
+    mask = torch.tensor(example.masks[k] if example.masks else [1] * (len(ids) - prompt)).bool()
+    row = torch.tensor([ids])
+    with scorer.plain():
+        return scorer.model(input_ids=row).logits[0, prompt - 1 : -1][mask], row[0, prompt:][mask]
+
+
+def side(examples: list[Example], k: int) -> list[Example]:
+    """The examples with their k-th response only."""
+    return [
+        example._replace(
+            ids=[example.ids[k]],
+            prompt_lengths=[example.prompt_lengths[k]],
+            masks=None if example.masks is None else [example.masks[k]],
+        )
+        for example in examples
+    ]
 
 
 def plain_vectors(module: AlignmentModule, examples: list[Example], k: int) -> torch.Tensor:

@@ -219,7 +219,7 @@ def test_bad_settings_are_refused(model, tokenizer, setting):
 
 
 def test_bad_input_is_refused(model, tokenizer):
-    with pytest.raises(ConfigError, match="2 seeds, 1 prompts"):
+    with pytest.raises(ConfigError, match="2 seeds, 1 completions"):
         generate(model, tokenizer, ["a"], seed=[1, 2])
     with pytest.raises(DataError, match="no tokens"):
         generate(model, tokenizer, ["a", ""])

@@ -9,6 +9,8 @@ import torch
 
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import Scorer
+from lit_align.data.text_settings import FILE, TextSettings
+from lit_align.rollouts.candidates import endings_of
 from lit_align.rollouts.engine import Engine, PromptError
 from lit_align.rollouts.hf import generate
 from lit_align.rollouts.hf_engine import HFEngine
@@ -130,6 +132,39 @@ def test_a_sentencepiece_tokenizer(shared_dir):
     engine = HFEngine(str(shared_dir / "models" / "stories260k"), dtype="float64")
     prompt = "Once upon a time there was a"
     ids = engine.tokenizer(prompt + " dog")["input_ids"][len(engine.tokenizer(prompt)["input_ids"]) :]
-    assert engine._ending(prompt, engine.tokenizer(prompt)["input_ids"], " dog") == ids
+    assert endings_of(engine.tokenizer, prompt, engine.tokenizer(prompt)["input_ids"], [" dog"]) == [ids]
     dog, xylophone = engine.token_logps([prompt], [" little", " xylophone"])[0]
     assert dog > xylophone + 5
+
+
+class TestPromptsOfTheData:
+    """They are written as the model has learnt to answer them."""
+
+    turn = {"role": "user", "content": "Hi"}  # noqa: RUF012 - of a test
+    system = {"role": "system", "content": "Be kind."}  # noqa: RUF012 - of a test
+
+    @pytest.fixture
+    def exported(self, tmp_path):
+        def put(**settings):
+            (tmp_path / FILE).write_text(TextSettings(**settings).to_json())
+            return str(tmp_path)
+
+        return put
+
+    def test_as_exported(self, exported):
+        assert HFEngine(exported(separator="\n")).as_trained("Hi") == "Hi\n"
+        assert HFEngine(exported(separator="\n")).as_trained([self.turn]) == [self.turn]
+        chat = HFEngine(exported(as_chat=True, system_prompt="Be kind."))
+        assert chat.as_trained("Hi") == chat.as_trained([self.turn]) == [self.system, self.turn]
+        own = [{"role": "developer", "content": "Be brief."}, self.turn]
+        assert chat.as_trained(own) == own
+        assert chat.as_trained([1, 2]) == [1, 2]
+
+    def test_as_told(self, exported):
+        folder = exported(separator="\n", as_chat=True, system_prompt="Be kind.")
+        assert HFEngine(folder, as_chat=False).as_trained("Hi") == "Hi\n"
+        assert HFEngine(folder, as_chat=False, separator="").as_trained("Hi") == "Hi"
+        assert HFEngine(folder, system_prompt="").as_trained("Hi") == [self.turn]
+
+    def test_as_they_are(self, tiny_model_dir):
+        assert HFEngine(tiny_model_dir).as_trained("Hi") == "Hi"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lit_align.core.kinds.contextual import ContextualModule
 from lit_align.core.kinds.demonstration import DemonstrationModule
 from lit_align.core.kinds.judged import JudgedModule
 from lit_align.core.kinds.language import LanguageModelModule, Losses, as_terms
@@ -24,6 +25,7 @@ from lit_align.core.kinds.verdicts import (
 
 __all__ = [
     "ComparisonModule",
+    "ContextualModule",
     "DemonstrationModule",
     "JudgedModule",
     "LabelledRewardModule",

@@ -1,0 +1,1 @@
+"""Rounds in which the model makes the data that it learns from next."""
