@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_align.core.batch import DataKind
@@ -16,14 +18,20 @@ from lit_align.core.checkpoint_io import copy_checkpoint, publish, temporary
 from lit_align.core.errors import ConfigError
 from lit_align.core.gathering import gathered
 from lit_align.core.ranges import positive
+from lit_align.core.saving import save_policy
 from lit_align.core.steps import OptimizerStepCallback
+from lit_align.evaluation.alarms import Alarm, record_alarm
+from lit_align.judges.base import PointwiseJudge
+from lit_align.loops.guards import Limits
 from lit_align.loops.live import LiveRound, Means
 from lit_align.loops.replay import Reuse, mix_rounds
 from lit_align.loops.round import Ranks, known_by
 from lit_align.loops.source import Seed
 from lit_align.loops.store import START, TRAIN, RoundFolder, Row, digest, edited, run_of, sha256
+from lit_align.loops.watch import Seen, Watch
 from lit_align.loops.weights import weights_digest
 from lit_align.loops.writer import Sampling, Writer
+from lit_align.rollouts.engine import Engine
 from lit_align.rollouts.hf_engine import HFEngine
 
 if TYPE_CHECKING:
@@ -31,14 +39,17 @@ if TYPE_CHECKING:
     from lit_align.core.module import AlignmentModule
     from lit_align.data.module import PreferenceDataModule
 
+_AT_REST = 0.02
+"""Mean margin of rewards from which on policy and reference are not the same; rounding stays below."""
+
 
 class RegenerationCallback(OptimizerStepCallback, ABC):
     """Makes the training data of each round out of the policy as it is when the round begins.
 
     A subclass says how, in `make`; everything else is here. `data.train` is what the loop begins with (its prompts, or
-    its demonstrations), and the rows of a round are in `rounds/round_<n>/train.jsonl` of the run folder, beside all that
-    they were made of. A process that is killed anywhere, while generating, judging, writing or training, goes on with
-    `--ckpt_path last` from what is there, with the same rows and weights as if it had not been killed.
+    its demonstrations), and the rows of a round are in `rounds/round_<n>/train.jsonl` of the run folder, beside all
+    that they were made of. A process that is killed anywhere, while generating, judging, writing or training, goes on
+    with `--ckpt_path last` from what is there, with the same rows and weights as if it had not been killed.
 
     Checkpoints are written at the end of every round; `rounds/round_<n>/start.ckpt` is the one that a round began with.
 
@@ -60,6 +71,13 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         schedule: what the schedule of the learning rate spans: every round, or the run.
         part_size: prompts of which one process makes a part; the data do not depend on how many processes there are.
         keep_starts: keep the checkpoint that each round began with, so that the round can be made again.
+        per_round: settings of the method from a round on, as `{3: {beta: 5.0, learning_rate: 1.0e-7}}`.
+        engine: what writes in place of the policy itself, such as `VLLMEngine`; it gets the weights of every round.
+        guards: from where on figures of a round are an alarm; None: the usual limits.
+        stop_on_alarm: end the run where a guard says that a round, from the second on, should not be trained on.
+        held_out_judge: a judge that the data are not made with. Where its scores fall while those of the judge rise,
+            the policy has learnt to please the judge.
+        held_out_answers: how many answers of each round it is asked about.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -90,6 +108,12 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         schedule: Literal["round", "run"] = "round",
         part_size: int = 64,
         keep_starts: bool = True,
+        per_round: dict[int, dict[str, float]] | None = None,
+        engine: Engine | None = None,
+        guards: Limits | None = None,
+        stop_on_alarm: bool = True,
+        held_out_judge: PointwiseJudge | None = None,
+        held_out_answers: int = 64,
     ) -> None:
         for name, number in {
             "rounds": rounds,
@@ -107,6 +131,8 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         self.batch_size, self.seed, self.part_size = batch_size, seed, part_size
         self.reference, self.reuse = reference, reuse
         self.fresh_optimizer, self.schedule, self.keep_starts = fresh_optimizer, schedule, keep_starts
+        self.per_round, self.engine = per_round or {}, engine
+        self.watch, self.stop_on_alarm = Watch(guards, held_out_judge, held_out_answers), stop_on_alarm
         self.epochs_done = 0
         """Epochs that were trained to their end."""
         self.round = 0
@@ -115,9 +141,11 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         """First optimiser step and length of what the schedule spans; see `core.steps.within_stretch`."""
         self.module: AlignmentModule
         """What is trained; there while a round is made."""
+        self.ended = False
+        """Whether a guard has ended the run."""
         self._data = ""
         self._begins = False
-        self._due: list[dict[str, float]] = []
+        self._seen: Seen | None = None
 
     # ---------------------------------------------------------------- the algorithm
 
@@ -160,20 +188,41 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
                 fix="leave trainer.max_epochs out",
             )
         trainer.fit_loop.max_epochs = epochs
+        self._check_settings_of_rounds(module)
         # A round's data are read when its first epoch begins.
         trainer.reload_dataloaders_every_n_epochs = 1
         if self.reference == "previous" and module.needs_reference:
             module.reference_will_refresh = True
 
-    def begin_round(self, trainer: Trainer, data: PreferenceDataModule) -> Path:
-        """The rows to learn from now: those of the round that is under way, or of the next one, which is made."""
+    def _check_settings_of_rounds(self, module: AlignmentModule) -> None:
+        """Refuse settings for rounds that the method does not have, or that are no numbers of it."""
+        for number, settings in self.per_round.items():
+            for name in settings:
+                if not isinstance(getattr(module, name, None), int | float) or not 1 <= number <= self.rounds:
+                    raise ConfigError(
+                        f"{type(module).__name__} has no such setting for a round",
+                        got=f"per_round: round {number}, {name}",
+                        fix=f"name a number of the method, such as learning_rate or beta, and a round from 1 to "
+                        f"{self.rounds}",
+                    )
+
+    def begin_round(self, trainer: Trainer, data: PreferenceDataModule) -> Path | None:
+        """The rows to learn from now: those of the round that is under way, or of the next one, which is made.
+
+        Returns:
+            Their file; None where the loop ends here.
+        """
         number = self.epochs_done // self.epochs_per_round + 1
         folder = RoundFolder.of(Path(trainer.default_root_dir), number)
         if number == self.round:
             self._check(folder)
         else:
             self._make(trainer, data, folder)
+            self.ended = self.stop_on_alarm and self._seen is not None and self._seen.stop is not None
+            if self.ended:
+                return None
             self.round, self._data, self._begins = number, sha256(folder.file(TRAIN)), True
+        self._set_method(trainer)
         return folder.file(TRAIN)
 
     def begin_training(self, trainer: Trainer, micro_batches: int) -> None:
@@ -194,22 +243,43 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         for config in trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if isinstance(scheduler, LambdaLR):
+                if "learning_rate" in self._of_round():
+                    scheduler.base_lrs = [self._of_round()["learning_rate"]] * len(scheduler.base_lrs)
                 rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
                 for group, base, factor in rates:
                     group["lr"] = base * factor(scheduler.last_epoch)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what is known of a round that begins; not before, since a resumed run first cuts its files back."""
-        for metrics in self._due:
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=trainer.global_step)
-        self._due.clear()
+        """Log what was seen of a round that begins; not before, since a resumed run first cuts its files back."""
+        seen, self._seen = self._seen, None
+        if seen is None:
+            return
+        for logger in trainer.loggers:
+            logger.log_metrics(seen.metrics, step=trainer.global_step)
+        for alarm in [*seen.alarms, *([seen.stop] if seen.stop is not None else [])]:
+            rank_zero_warn(f"{alarm.words} {alarm.advice}")
+            record_alarm(trainer.loggers, alarm)
 
     def after_optimizer_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing is due inside a round."""
+        """Look at a round's first step, where the policy is still its own reference."""
+        record = cast("AlignmentModule", pl_module).last_step
+        first = self.schedule == "round" and trainer.global_step == self.stretch[0] + 1
+        if not first or self.reference != "previous" or record is None:
+            return
+        margin = record.metrics.get("rewards/margins", 0.0)
+        if abs(margin) > _AT_REST:
+            words = (
+                f"In the first step of round {self.round} the policy and its reference should be the same, and the "
+                f"mean margin of rewards is {margin:.3g}."
+            )
+            alarm = Alarm(trainer.global_step, "loop/reference", words, "Turn dropout off; look at model.reference.")
+            rank_zero_warn(f"{alarm.words} {alarm.advice}")
+            record_alarm(trainer.loggers, alarm)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the epoch, and ask for a checkpoint where a round ends: the next one is made of its weights."""
+        if self.ended:
+            return
         self.epochs_done += 1
         if self.epochs_done % self.epochs_per_round == 0:
             for callback in trainer.checkpoint_callbacks:
@@ -246,24 +316,29 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         ranks = Ranks(trainer.global_rank, trainer.world_size, lambda: trainer.strategy.barrier("rounds"))
         seed = Seed(data.sets, self.seed_kind)
         weights = weights_digest(module.policy)
-        inputs = digest(self._settings(), seed.fingerprint, module.policy_name, weights, self._earlier(folder))
+        inputs = digest(self._settings(), seed.fingerprint, module.policy_name, weights, self._before(folder))
         if ranks.is_first:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.clean()
-            folder.note(round=folder.number, loop=type(self).__name__, policy=weights, step=trainer.global_step)
+            step = trainer.global_step
+            folder.note(round=folder.number, loop=type(self).__name__, step=step, policy=weights, inputs=inputs)
             self._keep_start(trainer, folder)
         ranks.wait()
-        engine = HFEngine.of(cast("Scorer", module.policy), data.tokenizer, batch_size=self.batch_size)
+        engine = self.engine or HFEngine.of(cast("Scorer", module.policy), data.tokenizer, batch_size=self.batch_size)
         writer = Writer(engine, data.tokenizer, data.sets, self.seed)
         means = Means(seed.rows, writer, self.sampling, self.seed, self.prompts_per_round)
         round = LiveRound(folder, inputs, means, ranks, self.part_size)
+        if hasattr(engine, "sync") and TRAIN not in folder.steps:
+            engine.sync(self._exported(folder, data, ranks))
         with ExitStack() as stack:
             stack.enter_context(known_by(folder))
             stack.enter_context(gathered(module.policy))
             stack.enter_context(trainer.precision_plugin.forward_context())
             rows = self.make(round)
             own = round.last
+            self.watch.held_out(round)
             round.step(TRAIN, lambda: self._mixed(rows, round), reuse=self.reuse)
+            self._seen = self.watch.look(round, rows, trainer.global_step)
         if ranks.is_first:
             folder.note(own=own)
         ranks.wait()
@@ -277,26 +352,57 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             "sampling": self.sampling._asdict(),
             "seed": self.seed,
             "prompts_per_round": self.prompts_per_round,
+            "engine": type(self.engine).__name__,
             "more": self.depends_on(),
         }
 
-    def _earlier(self, folder: RoundFolder) -> list[str]:
-        """What earlier rounds left that this one may read: their rows, and the weights that their reference has."""
-        manifests = [RoundFolder.of(run_of(folder), number).manifest for number in range(1, folder.number)]
-        return [text for manifest in manifests for text in (manifest["policy"], manifest["steps"][TRAIN]["sha256"])]
+    def _before(self, folder: RoundFolder) -> list[str]:
+        """What the rounds before left that this one may read: their rows, and the weights that its reference has."""
+        if folder.number == 1:
+            return []
+        manifest = RoundFolder.of(run_of(folder), folder.number - 1).manifest
+        return [manifest["inputs"], manifest["steps"][TRAIN]["sha256"]]
 
     def _mixed(self, rows: list[Row], round: LiveRound) -> list[Row]:
         """The round's own rows, and those of earlier rounds that it uses again."""
-        own = [RoundFolder.of(run_of(round.folder), number) for number in range(1, round.number)]
-        mixed = mix_rounds([*(earlier.rows(earlier.manifest["own"]) for earlier in own), rows], self.reuse)
+        first = {"none": round.number, "previous": max(1, round.number - 1), "all": 1}[self.reuse]
+        earlier = [RoundFolder.of(run_of(round.folder), number) for number in range(first, round.number)]
+        mixed = mix_rounds([*(folder.rows(folder.manifest["own"]) for folder in earlier), rows], self.reuse)
         round.counts.update(mixed.counts)
         return mixed.rows
+
+    def _exported(self, folder: RoundFolder, data: PreferenceDataModule, ranks: Ranks) -> Path:
+        """A Hugging Face folder of the policy as it is, for engines that do not share its memory."""
+        target = folder.path / "policy"
+        if target.exists() and ranks.is_first:
+            shutil.rmtree(target)
+        ranks.wait()
+        if ranks.is_first:
+            save_policy(self.module, data.tokenizer, target)
+        ranks.wait()
+        return target
+
+    def _set_method(self, trainer: Trainer) -> None:
+        """Give the method the settings of the round; a checkpoint holds none."""
+        for name, value in self._of_round().items():
+            if name != "learning_rate":
+                setattr(trainer.lightning_module, name, value)
+
+    def _of_round(self) -> dict[str, float]:
+        """The settings of `per_round` that hold in this round."""
+        return {
+            name: value
+            for number in sorted(self.per_round)
+            if number <= self.round
+            for name, value in self.per_round[number].items()
+        }
 
     def _keep_start(self, trainer: Trainer, folder: RoundFolder) -> None:
         """Keep the checkpoint that the round begins with, if it was written."""
         start = folder.path / START
+        if not self.keep_starts or start.exists():
+            return
         for callback in trainer.checkpoint_callbacks:
             written = Path(getattr(callback, "best_model_path", "") or "none")
-            if self.keep_starts and not start.exists() and written.name == f"step={trainer.global_step}.ckpt":
-                if written.exists():
-                    publish(copy_checkpoint(written, temporary(start)), start)
+            if written.name == f"step={trainer.global_step}.ckpt" and written.exists():
+                publish(copy_checkpoint(written, temporary(start)), start)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-
 _GATHERED: set[int] = set()
 """Roots whose weights are gathered now."""
 

@@ -25,7 +25,7 @@ def within_stretch(trainer: Trainer, step: int) -> tuple[int, float]:
     The stretch is the whole run, unless a callback has a `stretch` of its own (its first step and its length), as one
     that trains in rounds.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:
         stretch: tuple[int, float] | None = getattr(callback, "stretch", None)
         if stretch is not None:
             return step - stretch[0], stretch[1]

@@ -343,7 +343,7 @@ class PreferenceDataModule(LightningDataModule):
 
     # ---------------------------------------------------------------- loaders
 
-    def train_dataloader(self) -> TrainingLoader:
+    def train_dataloader(self) -> TrainingLoader | list[Any]:
         """Training batches, resumable inside an epoch and inside an accumulation window.
 
         With `trainer.overfit_batches` they hold the first rows, in every epoch the same.
@@ -352,9 +352,11 @@ class PreferenceDataModule(LightningDataModule):
         assert trainer is not None
         maker = regenerator_of(trainer)
         if maker is not None:
-            self.sets.stores["train"] = read_round(
-                self._current_sets(), maker.begin_round(trainer, self), maker.max_new_tokens
-            )
+            file = maker.begin_round(trainer, self)
+            if file is None:
+                # Of no batches, training ends.
+                return []
+            self.sets.stores["train"] = read_round(self._current_sets(), file, maker.max_new_tokens)
             self._publish("train")
         run = run_of(trainer, self._take_pending)
         batching = self._batching()

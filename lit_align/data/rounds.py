@@ -28,8 +28,8 @@ class Regenerator(Protocol):
 
     max_new_tokens: int
 
-    def begin_round(self, trainer: Trainer, data: PreferenceDataModule) -> Path:
-        """The file of the rows that are to be learnt from now; they are made, if they are not there."""
+    def begin_round(self, trainer: Trainer, data: PreferenceDataModule) -> Path | None:
+        """The file of the rows that are to be learnt from now, made if they are not there; None: training ends."""
         ...
 
     def begin_training(self, trainer: Trainer, micro_batches: int) -> None:
@@ -39,7 +39,7 @@ class Regenerator(Protocol):
 
 def regenerator_of(trainer: Trainer | None) -> Regenerator | None:
     """The callback that makes a run's training data; None: they are given."""
-    for callback in trainer.callbacks if trainer is not None else ():  # type: ignore[attr-defined]
+    for callback in trainer.callbacks if trainer is not None else ():
         if Capability.DATA_REGENERATION in getattr(callback, "provides", ()):
             return cast(Regenerator, callback)
     return None
@@ -78,19 +78,18 @@ def round_sets(sets: DataSets, rows: Given, max_new_tokens: int) -> DataSets:
     if room <= 0:
         raise ConfigError(
             "completions leave no room for prompts",
-            got=f"max_new_tokens: {max_new_tokens}, data.max_length: {recipe.max_length}, of which {allowed} are allowed",
+            got=f"max_new_tokens: {max_new_tokens}, data.max_length: {recipe.max_length} (at most {allowed})",
             fix="lower max_new_tokens of the callback, or raise data.max_length",
         )
-    plain = {"columns": {}, "format": None, "convert": None, "convert_args": {}}
-    made = replace(
+    plain = replace(recipe, columns={}, format=None, convert=None, convert_args={})
+    return replace(
         sets,
         sources={"train": as_source(rows, "train"), "validation": None, "test": None, "predict": None},
-        recipe=replace(recipe, max_prompt_length=recipe.max_prompt_length or room, **plain),
+        recipe=replace(plain, max_prompt_length=recipe.max_prompt_length or room),
         val_split=0,
         reports={},
         stores={},
     )
-    return made
 
 
 def round_records(sets: DataSets, kind: DataKind) -> Iterator[Record]:

@@ -117,7 +117,7 @@ def _scored(prompt: Prompt, rng: random.Random) -> Row:
 
 def _scored_pair(prompt: Prompt, rng: random.Random) -> Row:
     worse, better = sorted(rng.sample(range(len(GRADES)), 2))
-    row = {
+    row: Row = {
         "prompt": user(prompt),
         "chosen": assistant(write_graded_reply(prompt.question, better, rng)),
         "rejected": assistant(write_graded_reply(prompt.question, worse, rng)),

@@ -62,18 +62,19 @@ class Pairs(NamedTuple):
     """Reasons, and how many responses."""
 
 
-def read_scores(path: str | Path, rm: str = "") -> list[Scored]:
+def read_scores(path: str | Path, rm: str | None = None) -> list[Scored]:
     """Read a score file of any kind.
 
     Args:
         path: `.jsonl` or `.json`, also with `.gz`.
-        rm: who scored, where the file does not say.
+        rm: who scored, where the file does not say; None: the file's name stands for it.
 
     Raises:
         DataError: a line is no record of a score; the message names file and line.
     """
     path = Path(path)
-    return [_read(row, path, number, rm or path.name.split(".")[0]) for number, row in iterate_file(path)]
+    rm = path.name.split(".")[0] if rm is None else rm
+    return [_read(row, path, number, rm) for number, row in iterate_file(path)]
 
 
 def _read(row: Mapping[str, Any], path: Path, number: int, rm: str) -> Scored:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from lit_align.core.batch import Example
 from lit_align.core.errors import ConfigError
 from lit_align.core.forward import Scorer
 from lit_align.core.ranges import finite, positive
+from lit_align.data.text_settings import TextSettings
 from lit_align.functional.length import length_penalised
 from lit_align.judges.base import Columns, CountingPointwise, Judged
 from lit_align.judges.reward_model import finite_or_none
 from lit_align.judges.text_model import CUT, TextModel, count_cut
+from lit_align.references import Reference
 from lit_align.rollouts.engine import Prompt
 
 
@@ -50,23 +53,39 @@ class ImplicitReward(CountingPointwise):
         self.reference = TextModel(reference, "lm", **text_model)
         self.beta, self.per_token = positive("beta", beta), per_token
         self.length_price = finite("length_price", length_price)
+        self._within: Callable[[], AbstractContextManager[None]] = nullcontext
+        """What has to be entered for the reference's model to be the reference."""
 
     @classmethod
     def of(
-        cls, policy: Scorer, reference: Scorer, tokenizer: PreTrainedTokenizerBase, name: str, **settings: Any
+        cls,
+        policy: Scorer,
+        reference: Scorer | Reference | str,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        texts: TextSettings | None = None,
+        **settings: Any,
     ) -> ImplicitReward:
         """A judge out of models that are there already, such as those of a run.
 
         Args:
             policy: scores tokens.
-            reference: scores tokens.
+            reference: scores tokens; a run's reference, which may be the policy with other adapters; or the folder or
+                hub name of a model.
             tokenizer: of both.
             name: folder or hub name of the policy, where its limits are read.
+            texts: how texts become tokens; None: as the settings say.
             **settings: of the judge.
+
+        Raises:
+            ConfigError: the run's reference has no model.
         """
-        judge = cls(name, name, **settings)
-        judge.policy.use(policy, tokenizer)
-        judge.reference.use(reference, tokenizer)
+        judge = cls(name, reference if isinstance(reference, str) else name, **settings)
+        judge.policy.use(policy, tokenizer, texts)
+        if isinstance(reference, Reference):
+            reference, judge._within = reference.model_within()
+        if not isinstance(reference, str):
+            judge.reference.use(reference, tokenizer)
         return judge
 
     def _score(self, prompts: Sequence[Prompt], completions: Sequence[str], columns: Columns) -> list[Judged]:
@@ -74,8 +93,10 @@ class ImplicitReward(CountingPointwise):
         read = self.policy.read(prompts, completions)
         kept = [example for example in read if isinstance(example, Example)]
         self.counts.events[CUT] += count_cut(kept)
-        models = (self.policy, self.reference)
-        sums = [torch.tensor([text for (text,) in m.values(kept, _sums)], dtype=torch.float64) for m in models]
+        policy = self.policy.values(kept, _sums)
+        with self._within():
+            reference = self.reference.values(kept, _sums)
+        sums = [torch.tensor([text for (text,) in values], dtype=torch.float64) for values in (policy, reference)]
         rewards = iter(self._rewards(*sums).tolist() if kept else [])
         return [
             finite_or_none(next(rewards)) if isinstance(example, Example) else Judged(None, example.reason)

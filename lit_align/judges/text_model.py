@@ -154,9 +154,22 @@ class TextModel:
             self._scorer = (Scorer if self.head == "lm" else RewardScorer)(model.requires_grad_(False))
         return self._scorer
 
-    def use(self, scorer: Scorer | RewardScorer, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take a model that is there already, such as a policy in training."""
+    def use(
+        self,
+        scorer: Scorer | RewardScorer,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: TextSettings | None = None,
+    ) -> None:
+        """Take a model that is there already, such as a policy in training.
+
+        Args:
+            scorer: the model.
+            tokenizer: the model's.
+            settings: how texts become its tokens; None: as this object was told.
+        """
         self._scorer, self._is_live = scorer, True
+        if settings is not None:
+            self.recipe = Recipe(**vars(settings))
         self.sets.tokenizer = tokenizer
 
     def release(self) -> None:

@@ -58,7 +58,8 @@ class LiveRound(Round):
         wanted = self.means.prompts_per_round
         if wanted is None:
             return rows
-        first, found = (self.number - 1) * wanted, []
+        first = (self.number - 1) * wanted
+        found: list[Row] = []
         for place in range(first, first + wanted):
             turn, index = divmod(place, len(rows))
             if not found or index == 0:
@@ -139,7 +140,9 @@ class LiveRound(Round):
 
     # ---------------------------------------------------------------- what is learnt from
 
-    def pairs(self, prompts: Sequence[Row], candidates: Sequence[Row], scores: Sequence[Row], rule: Pairing) -> list[Row]:
+    def pairs(
+        self, prompts: Sequence[Row], candidates: Sequence[Row], scores: Sequence[Row], rule: Pairing
+    ) -> list[Row]:
         """Pairs of candidates by their scores; what is left out is counted in the manifest."""
 
         def build() -> list[Row]:
@@ -168,7 +171,8 @@ class LiveRound(Round):
 
     def demonstration(self, prompt: Row, answer: Answer, **more: Any) -> Row:
         """A row to imitate."""
-        return self.learnt(prompt, str(answer.sample)) | {"completion": as_response(prompt["prompt"], answer.text), **more}
+        completion = as_response(prompt["prompt"], answer.text)
+        return self.learnt(prompt, str(answer.sample)) | {"completion": completion} | more
 
     def learnt(self, prompt: Row, which: str) -> Row:
         """What every row to learn from has."""
@@ -209,7 +213,9 @@ def answers(candidates: Sequence[Row], scores: Sequence[Row] = ()) -> list[Row]:
     for row in candidates:
         key = (row["id"], row["sample"])
         if scores and key not in scored:
-            raise DataError("a candidate has no score", value=f"prompt {key[0]}, sample {key[1]}", fix="redo the scores")
+            raise DataError(
+                "a candidate has no score", value=f"prompt {key[0]}, sample {key[1]}", fix="redo the scores"
+            )
         answer = Answer(row["completion"], scored.get(key), row["tokens"], row["finished"], row["sample"])
         found.append({"id": row["id"], "answer": answer})
     return found

@@ -94,7 +94,7 @@ class Writer:
         Raises:
             DataError: a prompt is no prompt.
         """
-        rows = [{name: row[name] for name in ("prompt", "tools") if name in row} for row in prompts]
+        rows: list[Row] = [{name: row[name] for name in ("prompt", "tools") if name in row} for row in prompts]
         sets = round_sets(self.sets, rows, max_new_tokens)
         found: dict[int, Example] = {
             record.example.row: record.example for record in round_records(sets, DataKind.PROMPTS)

@@ -1,11 +1,12 @@
-"""Adversarial reward: Cheng et al. 2023, "Adversarial Preference Optimization: Enhancing Your Alignment via RM-LLM Game".
+"""Adversarial reward: Cheng et al. 2023, "Adversarial Preference Optimization: Enhancing Your Alignment via RM-LLM
+Game".
 
-https://arxiv.org/abs/2311.08045 (equation number not checked). The reward model's turn in a game with the policy: it has
-to tell reference answers from the policy's own samples, while it keeps to what people prefer. The KL divergence between
-people's choices and its own is, up to a constant, the Bradley-Terry loss on their pairs; the game's pairs have the same
-loss with a small weight. The data say of each pair where it comes from: `source: human`, or `source: game` with the
-reference answer as the chosen response and a sample of the policy as the rejected one. The policy's turn, and the rounds,
-are outside of this class.
+https://arxiv.org/abs/2311.08045 (equation number not checked). The reward model's turn in a game with the policy: it
+has to tell reference answers from the policy's own samples, while it keeps to what people prefer. The KL divergence
+between people's choices and its own is, up to a constant, the Bradley-Terry loss on their pairs; the game's pairs have
+the same loss with a small weight. The data say of each pair where it comes from: `source: human`, or `source: game`
+with the reference answer as the chosen response and a sample of the policy as the rejected one. The policy's turn, and
+the rounds, are outside of this class.
 
 Differs: the authors' code divides both losses by the number of all pairs of a micro-batch, so that their weights change
 with its mixture; here each is a mean over its own pairs of the whole optimiser step. With several samples to one

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_align.core.batch import Batch
@@ -27,14 +28,17 @@ from lit_align.core.ranges import not_negative
 from lit_align.functional.pairwise import logistic, value_with_gradient_of
 from lit_align.functional.rewards import correlation
 
+LEAST = 8
+"""Responses that a correlation should be of."""
+
 
 class ODIN(PairwiseRewardModule):
     """Reward model with its length bias in a head of its own.
 
     When: raters prefer long answers, and the reward is to be of what they say.
 
-    Correlations are those of the responses of a micro-batch, over all ranks, of which there should be 8 and more; with
-    accumulation each micro-batch has its own.
+    Correlations are those of the responses of a micro-batch, over all ranks, of which there should be 8 and more, or a
+    warning says so; with accumulation each micro-batch has its own.
 
     Args:
         length_weight: weight of the correlations with length.
@@ -51,6 +55,7 @@ class ODIN(PairwiseRewardModule):
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.length_weight = not_negative("length_weight", length_weight)
         self.overlap_weight = not_negative("overlap_weight", overlap_weight)
+        self._has_warned = False
 
     @property
     def num_outputs(self) -> int:
@@ -75,6 +80,13 @@ class ODIN(PairwiseRewardModule):
     ) -> dict[str, Term]:
         """Losses [B] of the pairs: of preferences, nats, and of correlations and directions; ranks call together."""
         scores, _ = with_all_ranks(torch.cat([chosen, rejected]))
+        if self.training and len(scores) < LEAST and not self._has_warned:
+            self._has_warned = True
+            rank_zero_warn(
+                f"A micro-batch has {len(scores)} responses, over all ranks: the correlation of fewer than {LEAST} says "
+                "next to nothing of how scores follow length. Raise data.batch_size, or set data.drop_last: true if it "
+                "is the last of an epoch."
+            )
         lengths, _ = over_ranks(torch.cat([chosen_lengths, rejected_lengths]))
         of_quality, there = correlation(scores[:, 0], lengths)
         of_length, also_there = correlation(scores[:, 1], lengths)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_align.core.kinds import PairwiseRewardModule
@@ -33,6 +34,16 @@ class PreferencePretraining(PairwiseRewardModule):
 
     def __init__(self, *, learning_rate: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
+
+    def on_fit_start(self) -> None:
+        """Warn where pairs of two responses are learnt from, which is another method."""
+        super().on_fit_start()
+        recipe = getattr(self.trainer.datamodule, "recipe", None)
+        if recipe is not None and recipe.convert != "good_bad_pairs":
+            rank_zero_warn(
+                f"data.convert is {recipe.convert}, so that this is plain Bradley-Terry and no pre-training by words of "
+                "good and bad, unless the data hold such pairs already: set data.convert: good_bad_pairs."
+            )
 
     def losses(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         """Losses [B] of the pairs, nats; margins mean nothing for pairs of one response with two words."""

@@ -1,10 +1,11 @@
-"""Soft-label DPO: Lee et al. 2023, "RLAIF vs. RLHF: Scaling Reinforcement Learning from Human Feedback with AI Feedback".
+"""Soft-label DPO: Lee et al. 2023, "RLAIF vs. RLHF: Scaling Reinforcement Learning from Human Feedback with AI
+Feedback".
 
 https://arxiv.org/abs/2309.00267 (equation number not checked) has the labels: an AI labeller's probability that the
-first response is the better one, averaged over both orders. Their loss is the cross-entropy with DPO's log-odds; so do
+first response is the better one, averaged over both orders. The loss is their cross-entropy with DPO's log-odds, as in
 Shi et al. 2024, "The Crucial Role of Samplers in Online Direct Preference Optimization",
-https://arxiv.org/abs/2409.19605, with the sigmoid of a reward model's difference. A pair's gradient vanishes once the
-policy holds the label with just that probability, so a labeller's doubt costs nothing.
+https://arxiv.org/abs/2409.19605, where the labels are the sigmoid of a reward model's differences. A pair's gradient
+vanishes once the policy holds the label with just that probability.
 
 Differs: RLAIF trains a reward model on these labels (`soft_reward.py`); with DPO no reward model is needed. The
 probability is that the response in the column `chosen` is better, whatever the column is called: it may be below 1/2,

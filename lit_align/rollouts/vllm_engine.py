@@ -110,7 +110,7 @@ class VLLMEngine(TokenEngine):
         """Give back the GPU; the model loads again at the next call, with the weights that were synced last."""
         if self._llm is None:
             return
-        core = getattr(getattr(self._llm, "llm_engine", None), "engine_core", None)
+        core: Any = getattr(getattr(self._llm, "llm_engine", None), "engine_core", None)
         if hasattr(core, "shutdown"):
             core.shutdown()
         self._llm = None

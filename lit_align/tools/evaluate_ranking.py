@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from lit_align.core.errors import ConfigError
@@ -32,16 +33,21 @@ def main(argv: list[str]) -> None:
         files = {}
 
     from lit_align.evaluation.generator_scores import by_generator
+    from lit_align.evaluation.one_judge import check_one_judge
     from lit_align.evaluation.ranking_evaluation import evaluate_ranking, is_ranked, read_ranked, table_of
     from lit_align.evaluation.score_files import read_scores, with_columns
 
-    left_out = 0
+    left_out, doubt = 0, ""
     if files:
-        table = table_of({name: read_scores(path, name) for name, path in files.items()})
+        scores = {name: read_scores(path, "") for name, path in files.items()}
+        doubt = check_one_judge(scores, files)
+        table = table_of(scores)
     elif is_ranked(Path(arguments.data[0])):
         table = read_ranked(Path(arguments.data[0]))
     else:
-        records = with_columns(read_scores(arguments.data[0]), [])
+        records = with_columns(read_scores(arguments.data[0], ""), [])
+        # One file has one judge, unless it says otherwise.
+        check_one_judge({arguments.data[0]: records}, {arguments.data[0]: arguments.data[0]})
         models = by_generator(records)
         if len(models) < 2:
             fix = "give a score file for each model, NAME=FILE, or scores of ranked data whose rows name the models"
@@ -54,4 +60,9 @@ def main(argv: list[str]) -> None:
             f" {left_out} responses of the score file are left out: they have no score, or the data do not say who "
             "wrote them, as where a row holds an empty response."
         )
+    if doubt:
+        document.about += f" {doubt}"
     finish(document, arguments.out, arguments.title)
+    if doubt:
+        # Last, where it is seen.
+        print(f"\nwarning: {doubt}", file=sys.stderr)

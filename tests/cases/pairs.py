@@ -272,7 +272,7 @@ CASES = [
         Value({"beta": 0.5}, ((0.5 - 0.8) ** 2 + (-0.75 + 0.8) ** 2 + (-0.75 - 0.0) ** 2 + (0.25 + 0.4) ** 2) / 4),
         Value({"beta": 0.5}, 0.9325, V3, {"chosen_wins": t(0.9, 0.7, 0.6), "rejected_wins": t(0.2, 0.3, 0.45)}),
         # Certain labels are half of SPPOHard's loss.
-        Value({"beta": 0.5}, (0.5 + 2.8125 + 11.3125) / 6, V3, {"chosen_wins": t(1, 1, 1), "rejected_wins": t(0, 0, 0)}),
+        Value({"beta": 0.5}, 14.625 / 6, V3, {"chosen_wins": t(1, 1, 1), "rejected_wins": t(0, 0, 0)}),
         Value({}, 124500.625, PAIR, {"chosen_wins": t(0.9), "rejected_wins": t(0.2)}),
         Value({"beta": 0.1}, 8.125, PAIR, {"chosen_wins": t(0.9), "rejected_wins": t(0.2)}),
     ], facts={"chosen_wins": t(0.9, 0.5), "rejected_wins": t(0.1, 0.3)},

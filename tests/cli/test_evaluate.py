@@ -125,6 +125,70 @@ def test_ranking(tmp_path, capsys, monkeypatch):
     assert "no such baseline" in refused(capsys, "ranking", "ranked.jsonl", "--baseline", "three")
 
 
+def scores_of(path, judge, bonus=0.0, only=lambda n: True):
+    lines = [{"id": str(n), "source": "generated", "prompt": "p", "response": "a" * (n + 1), "score": n % 3 + bonus,
+              **({"rm": judge} if judge and only(n) else {})} for n in range(12)]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+class TestOneJudge:
+    """Scores of different judges rank nothing."""
+
+    def rank(self, tmp_path, monkeypatch, **files):
+        monkeypatch.chdir(tmp_path)
+        for bonus, (name, (judge, only)) in enumerate(files.items()):
+            scores_of(tmp_path / f"{name}.jsonl", judge, bonus, only)
+        return main(["evaluate", "ranking", *(f"{name}={name}.jsonl" for name in files), "--out", "ranks"])
+
+    def test_two_are_refused(self, tmp_path, monkeypatch, capsys):
+        always = lambda n: True  # noqa: E731 - of a test
+        assert self.rank(tmp_path, monkeypatch, one=("kind", always), two=("strict", always)) == 2
+        message = capsys.readouterr().err
+        assert "different judges" in message
+        assert "one: kind; two: strict" in message
+        assert not (tmp_path / "ranks").exists()
+
+    def test_two_in_one_file_are_refused(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        lines = [{"id": str(n), "source": "generated", "model": model, "rm": rm, "prompt": "p", "response": "a", "score": n}
+                 for n in range(4) for model, rm in (("one", "kind"), ("two", "strict"))]  # fmt: skip
+        (tmp_path / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert main(["evaluate", "ranking", "all.jsonl", "--out", "ranks"]) == 2
+        assert "kind, strict" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("judges", "unknown"),
+        [
+            ((("kind", lambda n: True), ("kind", lambda n: True)), ""),
+            ((("kind", lambda n: True), ("", lambda n: True)), "two"),
+            ((("kind", lambda n: n > 3), ("kind", lambda n: True)), "one"),
+            ((("", lambda n: True), ("", lambda n: True)), "one, two"),
+        ],
+    )
+    def test_it_is_said_where_nobody_knows(self, judges, unknown, tmp_path, monkeypatch, capsys):
+        assert self.rank(tmp_path, monkeypatch, one=judges[0], two=judges[1]) == 0
+        said = f"It is not known who scored {unknown}:"
+        about = read(tmp_path / "ranks")["about"]
+        assert (said in about) == (said in capsys.readouterr().err) == bool(unknown)
+
+    def test_files_of_lit_align_judge_know_their_judge(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        for name, text in (("one", "so 42"), ("two", "so 41")):
+            rows = [{"prompt": f"{n}", "completion": text if n % 2 else "42", "ground_truth": "42"} for n in range(6)]
+            (tmp_path / f"{name}_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            command = ["judge", "--judge", "NumericMatch", "--data", f"{name}_data.jsonl", "--out", f"{name}.jsonl"]
+            assert main(command) == 0
+            # The records say from which file they are; here they are of the same prompts.
+            assert main([*command[:-1], f"{name}_other.jsonl", "--judge.tolerance", "0.5"]) == 0
+        for path in tmp_path.glob("*.jsonl"):
+            path.write_text(path.read_text().replace("two_data", "one_data"))
+        capsys.readouterr()
+        assert main(["evaluate", "ranking", "one=one.jsonl", "two=two.jsonl", "--out", "ranks"]) == 0
+        assert "not known who scored" not in capsys.readouterr().err
+        assert main(["evaluate", "ranking", "one=one.jsonl", "two=two_other.jsonl", "--out", "others"]) == 2
+        assert "different judges" in capsys.readouterr().err
+
+
 # -------------------------------------------------------------------- policies
 
 

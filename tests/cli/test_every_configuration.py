@@ -13,6 +13,7 @@ import yaml
 import lit_align
 from lit_align.__main__ import main
 from lit_align.core.batch import DataKind
+from lit_align.core.kinds.reward import RewardModule
 from lit_align.core.module import AlignmentModule
 from lit_align.evaluation.quickstart_data import make_world, write_model, write_world
 from tests.rows import CONVERT, write_files
@@ -44,6 +45,29 @@ def test_three_steps(config, files, tiny_model_dir, tmp_path, monkeypatch):
     assert [row["step"] for row in rows if "loss" in row] == [1, 3]
     assert all(row["grad_norm"] > 0 for row in rows if "loss" in row)
     assert (run / "checkpoints" / "step=3.ckpt").exists()
+
+
+def test_reward_models_learn_from_no_part_of_a_response():
+    """A response without its end is another one; what is dropped is counted in the data report."""
+    left = []
+    for config in sorted(CONFIGS.glob("*.yaml")):
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        if issubclass(getattr(lit_align, settings["model"]["class_path"]), RewardModule):
+            left += [config.stem] if settings["data"].get("on_overlong") != "drop" else []
+    assert left == []
+
+
+def test_what_a_reward_model_drops_is_counted(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIT_ALIGN_CACHE", str(tmp_path / "cache"))
+    rows = [{"prompt": "p", "chosen": f"yes {n}", "rejected": "no" * (200 if n == 2 else 1)} for n in range(6)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = ["--config", str(CONFIGS / "bradley_terry.yaml"), "--model.policy", tiny_model_dir]
+    steps = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_steps", "1"]
+    assert main(["fit", *config, "--data.train", "pairs.jsonl", "--data.max_length", "64", *steps]) == 0
+    report = json.loads((tmp_path / "runs" / "bradley_terry" / "data_report.json").read_text())["train"]
+    assert report["dropped"]["longer than the limits"]["rows"] == [3]
+    assert (report["kept"], report["truncated"]["total"]) == (5, 0)
 
 
 @pytest.fixture(scope="module")

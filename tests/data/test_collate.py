@@ -73,7 +73,7 @@ def test_unpaired_with_the_next_completion(layout):
     padded = Collator(DataKind.UNPAIRED, Layout.PADDED, mismatched=True)(Drawn(examples)).kl_rows
     rows = [row[:length].tolist() for row, length in zip(padded.input_ids, padded.row_lengths, strict=True)]
     assert rows == [[1, 20, 21], [2, 2, 30], [3, 10]]
-    assert batch.counts() == (3, 4, 1, 2, 0)
+    assert batch.counts() == (3, 4, 1, 2, 0, 0)
 
 
 def test_no_mismatched_rows_unless_asked_for():

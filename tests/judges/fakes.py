@@ -48,8 +48,12 @@ class FakeEngine:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
         seed: int | Sequence[int] = 0,
+        samples: int = 1,
         stop: Sequence[str] = (),
+        logps: bool = False,
     ) -> list[Completion]:
         texts = self._texts(prompts)
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import LlamaForTokenClassification
 
 import lit_align
+from lit_align import Trainer
 from lit_align.core.batch import DataKind, Example, Layout, RatedBatch, StepBatch
 from lit_align.core.errors import ConfigError
 from lit_align.core.kinds.verdicts import aggregated
@@ -20,6 +22,7 @@ from lit_align.core.outputs import reduce_terms
 from lit_align.functional.rewards import bootstrap_counts, correlation
 from tests.cases.rewards import E3, H2, LENGTHS, O2, R3, S2, SAFETY
 from tests.cases.row import sigmoid, softplus, t
+from tests.helpers import build_tiny_tokenizer
 from tests.methods.scoring import collated, make_examples, ready, scored
 
 
@@ -329,6 +332,48 @@ def test_batches_without_a_correlation_count_in_no_mean():
         terms = module.losses(*(x - x.detach() for x in inputs), **lengths, overlap=overlap)
         torch.stack([term.values.sum() for term in terms.values()]).sum().backward()
         assert all(x.grad.isfinite().all() for x in inputs)
+
+
+def test_odin_warns_of_small_batches_once(recwarn):
+    module = lit_align.ODIN(policy="unused").train()
+    overlap = torch.zeros((), dtype=torch.float64)
+
+    def step(pairs):
+        chosen, rejected = torch.randn(2, pairs, 2, dtype=torch.float64)
+        lengths = {name: torch.arange(1, pairs + 1) for name in LENGTHS}
+        module.losses(chosen, rejected, **lengths, overlap=overlap)
+        return [str(warning.message) for warning in recwarn]
+
+    assert step(4) == []
+    module.eval()
+    assert step(1) == [], "of held-out pairs nothing is learnt"
+    module.train()
+    (message,) = step(3)
+    assert "has 6 responses" in message
+    assert len(step(2)) == 1
+
+
+@pytest.mark.parametrize("convert", ["good_bad_pairs", None])
+def test_pretraining_without_its_conversion_is_bradley_terry(convert, tiny_model_dir, tmp_path, recwarn):
+    rows = [{"prompt": "p", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer = Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, logger=False,
+                      max_steps=1, default_root_dir=str(tmp_path))  # fmt: skip
+    data = lit_align.PreferenceDataModule(str(tmp_path / "pairs.jsonl"), convert=convert, cache_dir=tmp_path / "cache")
+    trainer.fit(lit_align.PreferencePretraining(policy=tiny_model_dir), data)
+    assert any("plain Bradley-Terry" in str(one.message) for one in recwarn) == (convert is None)
+
+
+def test_a_list_of_ties_stands_in_no_mean(tiny_model_dir, tmp_path):
+    """It is dropped when data are read, and counted; batches are of the others alone."""
+    rows = [{"prompt": "p", "responses": ["a", "b", "c"], "scores": scores} for scores in ([1, 1, 1], [2, 1, 1], [0, 0, 0])]
+    (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = lit_align.PreferenceDataModule(str(tmp_path / "ranked.jsonl"), cache_dir=tmp_path / "cache")
+    module = ready("KWiseReward", tiny_model_dir)
+    (example,) = data.examples("train", DataKind.RANKED, build_tiny_tokenizer())
+    assert data.reports["train"].to_dict()["dropped"]["no response was preferred"]["rows"] == [1, 3]
+    batch = collated(module, [example], Layout.SHARED)
+    assert batch.counts().examples == 1
 
 
 def test_pearsons_correlation():
