@@ -341,6 +341,8 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             self._seen = self.watch.look(round, rows, trainer.global_step)
         if ranks.is_first:
             folder.note(own=own)
+            # Of a step that a process was killed right after.
+            folder.forget_parts()
         ranks.wait()
         if self.reference == "previous" and folder.number > 1 and module.reference is not None:
             module.reference.refresh(cast("Scorer", module.policy), 1.0)

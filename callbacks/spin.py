@@ -24,13 +24,21 @@ class SPIN(RegenerationCallback):
     Args:
         reuse: the paper trains a round on its own pairs and those of the round before.
         temperature: the theory needs answers drawn from the policy as it is.
+        keep_unfinished: also learn from answers that were cut at `max_new_tokens`.
         **loop: settings of every loop, see `RegenerationCallback`.
     """
 
     seed_kind: ClassVar[DataKind] = DataKind.DEMONSTRATIONS
 
-    def __init__(self, reuse: Reuse = "previous", temperature: float = 1.0, **loop: Any) -> None:
+    def __init__(
+        self, reuse: Reuse = "previous", temperature: float = 1.0, keep_unfinished: bool = False, **loop: Any
+    ) -> None:
         super().__init__(reuse=reuse, temperature=temperature, **loop)
+        self.keep_unfinished = keep_unfinished
+
+    def depends_on(self) -> Any:
+        """What else decides which pairs there are."""
+        return {"keep_unfinished": self.keep_unfinished}
 
     def make(self, round: LiveRound) -> list[Row]:
         """One answer of the policy to each prompt, against the person's."""
@@ -38,7 +46,7 @@ class SPIN(RegenerationCallback):
         own = by_prompt(answers(round.candidates(prompts, samples=1)))
 
         def pairs() -> list[Row]:
-            usable = AnswerFilter(scored=False)
+            usable = AnswerFilter(self.keep_unfinished, scored=False)
             rows = [
                 round.pair(prompt, pair)
                 for prompt in prompts

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils.logging import disable_progress_bar
 
 import lit_align.callbacks
+import lit_align.judges
 import lit_align.methods
 from lit_align.core.checkpoint_io import newest_checkpoint
 from lit_align.core.errors import AlignError, ConfigError
@@ -29,7 +30,7 @@ from lit_align.parse_errors import explain
 from lit_align.trainer import AlignTrainer
 
 # The parser knows a class by its short name once the class is imported.
-for _package in (lit_align.methods, lit_align.callbacks):
+for _package in (lit_align.methods, lit_align.callbacks, lit_align.judges):
     for _name in _package.__all__:
         getattr(_package, _name)
 

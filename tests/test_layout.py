@@ -76,7 +76,7 @@ def test_names_of_methods_are_read_from_the_text_of_their_files(tmp_path):
 
 
 def test_an_unknown_method_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="has no attribute 'PPO'; it has AlphaDPO, "):
+    with pytest.raises(AttributeError, match="has no attribute 'PPO'; it has AdversarialReward, AlphaDPO, "):
         _ = lit_align.methods.PPO
     assert set(lit_align.methods.__all__) <= set(dir(lit_align.methods))
 

@@ -83,7 +83,9 @@ class RewardModelJudge(CountingPointwise):
         """What makes scores [M] of responses, by the numbers behind their steps."""
         names = self.model.label_names
         if len(names) > 2 or self.weights is not None:
-            got = f"{self.model.name}: {', '.join(names)}" + ("" if self.weights is None else f"; weights {self.weights}")
+            got = f"{self.model.name}: {', '.join(names)}" + (
+                "" if self.weights is None else f"; weights {self.weights}"
+            )
             fix = "give a model with outputs for wrong and right steps, and no weights"
             raise ConfigError("a model of steps says of each how likely it is right", got=got, fix=fix)
         if not self.model.knows_steps:

@@ -8,7 +8,7 @@ and searches the price at which the two are equally long on average.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from lit_align.core.errors import DataError
 from lit_align.core.ranges import positive
 from lit_align.functional.length import LengthSearch, search_length_price
-from lit_align.loops.pairs import Answer, Chosen, scored
+from lit_align.loops.pairs import Answer, AnswerFilter, Chosen, Pairing, scored
 
 _STEPS = 10
 _DIGITS = 10
@@ -57,28 +57,28 @@ def find_length_price(groups: Sequence[Sequence[Answer]]) -> LengthSearch:
     if not groups:
         raise DataError("there are no answers to search a price of length with", fix="sample answers first")
     rewards, lengths = _padded(groups)
-    size = _largest_price(rewards, lengths)
-    if size == 0:
-        return search_length_price(rewards, lengths, [0.0])
+    size, now = _largest_price(rewards, lengths), search_length_price(rewards, lengths, [0.0])
+    if size == 0 or now.difference == 0:
+        return now
+    # With lengths below 0 the same search finds prices below 0.
+    sign = math.copysign(1.0, now.difference)
+    tried = {0.0: abs(now.difference)}
+    # In whole steps of a power of ten, so that prices are short decimal numbers.
     exponent = math.ceil(math.log10(size))
-    tried = {0.0: search_length_price(rewards, lengths, [0.0]).difference}
-    # In whole steps of 10^(exponent - digit), so that prices are short decimal numbers.
-    low, high = -1, 1
+    low, high = 0, 1
     for digit in range(1, _DIGITS + 1):
         low, high = low * _STEPS, high * _STEPS
         for place in range(low + 1, high):
-            price = _decimal(place, exponent - digit)
-            if price not in tried:
-                tried[price] = search_length_price(rewards, lengths, [price]).difference
-            if tried[price] > 0:
-                low = place
-            else:
+            price = float(f"{place}e{exponent - digit}")
+            tried[price] = search_length_price(rewards, sign * lengths, [price]).difference
+            if tried[price] <= 0:
                 high = place
                 break
-        if tried.get(_decimal(high, exponent - digit)) == 0:
+            low = place
+        if 0 in tried.values():
             break
-    best = min(tried, key=lambda price: (abs(tried[price]), abs(price)))
-    return LengthSearch(best, tried[best])
+    best = min(tried, key=lambda price: (abs(tried[price]), price))
+    return LengthSearch(sign * best, sign * tried[best])
 
 
 def _padded(groups: Sequence[Sequence[Answer]]) -> tuple[Tensor, Tensor]:
@@ -95,11 +95,6 @@ def _largest_price(rewards: Tensor, lengths: Tensor) -> float:
     gaps = order[order > 0]
     spread = (rewards.max(1).values - rewards.min(1).values).max().item()
     return 2 * spread / gaps.min().item() if len(gaps) else 0.0
-
-
-def _decimal(places: int, exponent: int) -> float:
-    """The number places * 10^exponent, correctly rounded."""
-    return float(f"{places}e{exponent}")
 
 
 def length_difference(pair: Chosen) -> int:

@@ -44,6 +44,8 @@ class LiveRound(Round):
     ) -> None:
         super().__init__(folder, inputs, ranks, part_size)
         self.means = means
+        self.figures: dict[str, float] = {}
+        """What the loop has measured, for the metrics file."""
 
     # ---------------------------------------------------------------- prompts and answers
 
@@ -168,6 +170,14 @@ class LiveRound(Round):
         if chosen.score is not None and rejected.score is not None:
             row |= {"score_chosen": chosen.score, "score_rejected": rejected.score}
         return row | more
+
+    def offline_pairs(self) -> list[Row]:
+        """The pairs of the seed, as rows to learn from."""
+        return [
+            self.learnt(row, "offline")
+            | {side: as_response(row["prompt"], row[side]) for side in ("chosen", "rejected")}
+            for row in self.means.seed_rows()
+        ]
 
     def demonstration(self, prompt: Row, answer: Answer, **more: Any) -> Row:
         """A row to imitate."""

@@ -94,30 +94,44 @@ def rouge_l(first: str, second: str) -> float:
     Returns:
         From 0 to 1; 0 where one has no words.
     """
-    return _similarity(words(first), words(second))
+    return _Words(words(first)).similarity(words(second))
 
 
-def _similarity(first: Sequence[str], second: Sequence[str]) -> float:
-    # 2 P R / (P + R), with P = common / len(first) and R = common / len(second).
-    total = len(first) + len(second)
-    return 2 * common_subsequence(first, second) / total if total else 0.0
-
-
-def common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common subsequence.
+class _Words:
+    """The words of a text, to be compared with those of others.
 
     A row of the usual table is one number, with a 0 bit at each place of `first` at which the length grows: M.
     Crochemore et al., "A fast and practical bit-vector algorithm for the longest common subsequence problem", 2001.
+
+    Args:
+        found: the words, in order.
     """
-    places: dict[str, int] = {}
-    for place, word in enumerate(first):
-        places[word] = places.get(word, 0) | 1 << place
-    every = (1 << len(first)) - 1
-    row = every
-    for word in second:
-        matches = row & places.get(word, 0)
-        row = ((row + matches) | (row - matches)) & every
-    return len(first) - row.bit_count()
+
+    def __init__(self, found: Sequence[str]) -> None:
+        self.size = len(found)
+        self._places: dict[str, int] = {}
+        for place, word in enumerate(found):
+            self._places[word] = self._places.get(word, 0) | 1 << place
+
+    def common(self, other: Sequence[str]) -> int:
+        """Length of the longest common subsequence."""
+        every = (1 << self.size) - 1
+        row = every
+        for word in other:
+            matches = row & self._places.get(word, 0)
+            row = ((row + matches) | (row - matches)) & every
+        return self.size - row.bit_count()
+
+    def similarity(self, other: Sequence[str]) -> float:
+        """ROUGE-L."""
+        # 2 P R / (P + R), with precision P = common / size and recall R = common / len(other).
+        total = self.size + len(other)
+        return 2 * self.common(other) / total if total else 0.0
+
+    def reaches(self, other: Sequence[str], similarity: float) -> bool:
+        """Whether ROUGE-L is a number or more; quick where lengths say that it is not."""
+        most = 2 * min(self.size, len(other)) / max(1, self.size + len(other))
+        return most >= similarity and self.similarity(other) >= similarity
 
 
 class NewTasks:
@@ -149,7 +163,7 @@ class NewTasks:
         """Those that were taken in, in order."""
         self.counts: Counter[str] = Counter()
         """How many were left out, by the reason."""
-        self._known = [(found, Counter(found)) for found in map(words, known)]
+        self._known = list(map(words, known))
 
     def add(self, task: str | None) -> bool:
         """Take in a task, unless something speaks against it.
@@ -165,7 +179,7 @@ class NewTasks:
         if reason or task is None:
             self.counts[reason] += 1
             return False
-        self._known.append((found, Counter(found)))
+        self._known.append(found)
         self.tasks.append(task)
         return True
 
@@ -174,12 +188,5 @@ class NewTasks:
             return SHORT
         if len(found) > self.max_words:
             return LONG
-        bag = Counter(found)
-        return SIMILAR if any(self._is_similar(found, bag, *known) for known in self._known) else ""
-
-    def _is_similar(self, found: list[str], bag: Counter[str], known: list[str], known_bag: Counter[str]) -> bool:
-        needed = self.similar * (len(found) + len(known)) / 2
-        # A common subsequence is no longer than the shorter text, nor than the words that both have.
-        if min(len(found), len(known)) < needed or (bag & known_bag).total() < needed:
-            return False
-        return _similarity(found, known) >= self.similar
+        new = _Words(found)
+        return SIMILAR if any(new.reaches(known, self.similar) for known in self._known) else ""

@@ -24,10 +24,11 @@ class Seed:
     Args:
         sets: the settings of the data; `train` is the seed.
         kind: what the loop reads: prompts with anything, demonstrations, or pairs.
+        split: another set to be read in the same way.
     """
 
-    def __init__(self, sets: DataSets, kind: DataKind) -> None:
-        self.source = sets.source("train")
+    def __init__(self, sets: DataSets, kind: DataKind, split: str = "train") -> None:
+        self.source = sets.source(split)
         self.kind = kind
         self._pipeline: Pipeline = sets.pipeline(kind)
         # What the method asks of its rows, it asks of those that the loop will make.

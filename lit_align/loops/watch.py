@@ -68,6 +68,7 @@ class Watch:
             round.folder.note(stats=stats._asdict())
         metrics = {f"rounds/{name}": float(value) for name, value in stats._asdict().items() if value is not None}
         metrics.pop("rounds/step")
+        metrics |= {f"rounds/{name}": value for name, value in round.figures.items()}
         stop = should_stop(history, self.limits) if round.number > 1 else None
         return Seen(metrics, check_round(history, self.limits), stop)
 

@@ -68,11 +68,13 @@ class Sampler(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """[B, V] logits, of which the largest is a sample."""
         policy = scores.float() / (self.temperature or 1.0)
-        drawn = policy if self.mixer is None else self.mixer(input_ids, scores) / (self.temperature or 1.0)
         for warper in self.warpers:
-            # By the policy alone: a mixture may lift tokens that it finds impossible.
             policy = warper(input_ids, policy)
-        drawn = drawn.masked_fill(policy == -torch.inf, -torch.inf)
+        drawn = policy
+        if self.mixer is not None:
+            # Cut off by the policy alone: a mixture may lift tokens that it finds impossible.
+            drawn = self.mixer(input_ids, scores) / (self.temperature or 1.0)
+            drawn = drawn.masked_fill(policy == -torch.inf, -torch.inf)
         return drawn + self._noise(drawn) if self.temperature > 0 else drawn
 
     def _noise(self, like: Tensor) -> Tensor:

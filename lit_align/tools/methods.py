@@ -90,7 +90,7 @@ def describe(slug: str, cls: type[AlignmentModule], docstring: str) -> Method:
 
 def _data(cls: type[AlignmentModule]) -> str:
     """What a method learns from, in words."""
-    fields = " and ".join(sorted(cls.needs_fields))
+    fields = " and ".join(sorted(cls.needs_fields)).replace("_", " ")
     return f"{cls.data_kind.value}, each with {fields}" if fields else cls.data_kind.value
 
 

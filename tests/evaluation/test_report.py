@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -18,6 +19,7 @@ from lit_align.evaluation.figures import render_figure
 from lit_align.evaluation.report import build_report
 from lit_align.tools.report import main, with_runs
 from tests.evaluation import pages
+from tests.evaluation.page_numbers import OWN, complaints, without_figures
 from tests.evaluation.pages import ATTACK, FILES, build, evaluation, lines, metrics, words_of
 from tests.rows import write_files
 
@@ -144,45 +146,64 @@ def test_a_page_of_several_folders_says_what_is_on_it(run, tmp_path):
 # -------------------------------------------------------------------- numbers beside the page
 
 
-def every(value):
-    """All numbers and texts of a JSON value."""
-    if isinstance(value, dict):
-        for name, part in value.items():
-            yield name
-            yield from every(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from every(part)
-    elif value is not None:
-        yield value
-
-
-def numbers_missing(html_words, known):
-    """Numbers of the page that no value of the files is, rounded as the page rounds."""
-    texts = " ".join(str(value) for value in known if isinstance(value, str))
-    in_texts = {*re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?", texts)}
-    values = [float(value) for value in known if isinstance(value, (int, float))]
-    ways = (".0f", ".1f", ".2f", ".3f", ".4g", ".1e", ".3g")
-    rounded = {format(factor * value, way) for value in values for factor in (1, 100) for way in ways}
-    found = re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?", html_words)
-    return [text for text in found if text not in in_texts | rounded and text.rstrip("0").rstrip(".") not in rounded]
-
-
-@pytest.mark.parametrize("several", [False, True])
-def test_every_number_of_the_page_is_in_a_file_beside_it(run, other, several):
-    evaluated = pages.write_evaluation(run.with_name("evaluated"))
-    runs = [run, other, evaluated] if several else [run]
-    _, page = build(runs)
-    beside = json.loads((run / "report.json").read_text())
+def beside_the_page(run):
+    """The numbers and the texts that a report has left in files."""
     texts = [json.loads(line) for line in (run / "report_samples.jsonl").read_text().splitlines()]
-    known = [*every(beside), *every(texts)]
-    read = " ".join(page.read)
-    # Words of the page itself: counts of what is folded, and of letters that are not shown.
-    own = r"The other \d+ prompts|the other \d+ characters|\d+ prompts in all|All \d+ rows|Every \d+th"
-    read = re.sub(own, "", read)
-    assert len(re.findall(r"\d", read)) > 200
-    assert numbers_missing(read, known) == []
-    assert numbers_missing("accuracy 31.4159", known) == ["31.4159"], "the test can fail"
+    return json.loads((run / "report.json").read_text()), texts
+
+
+def with_intervals():
+    """An evaluation whose numbers have many digits, and intervals beside them."""
+    columns = ["model", "points", "low", "high", "share", "wins"]
+    rows = [["a", 1103.4567, 1081.2345, 1125.9876, 0.123456, 12], ["b", 96.789, 88.8888, 99.9999, 0.98765, 7]]
+    samples = [{"prompt": "Why?", "texts": ["a", "b"], "scores": [0.123456, -1.987654]}]
+    headline = {"name": "accuracy", "unit": "%", "before": 0.51234, "after": 0.71234, "interval": [0.68123, 0.74567]}
+    small = {"name": "loss", "unit": "nats", "before": 12.3456, "after": 0.00123456, "note": ""}
+    return pages.all_kinds() | {
+        "tables": [{"id": "ranks", "title": "Ranks", "note": "", "columns": columns, "rows": rows}],
+        "headline": [headline, small], "labels": ["old", "new"], "samples": {"columns": columns[:2], "rows": samples},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["a run", "several", "many digits"])
+def test_every_number_of_the_page_is_in_a_file_beside_it(run, other, what):
+    if what == "many digits":
+        run = pages.write_evaluation(run.with_name("evaluated"), with_intervals())
+    evaluated = pages.write_evaluation(run.with_name("others"))
+    html, page = build([run, other, evaluated] if what == "several" else [run])
+    assert len(re.findall(r"\d", " ".join(page.read))) > (30 if what == "many digits" else 200)
+    assert complaints(html, *beside_the_page(run)) == []
+
+
+@pytest.mark.parametrize("what", ["a run", "many digits"])
+def test_no_digit_of_the_page_can_be_another(run, what):
+    """Whatever digit is changed, outside of what models wrote: it is found. So is a pair of numbers that is swapped."""
+    if what == "many digits":
+        run = pages.write_evaluation(run.with_name("evaluated"), with_intervals())
+    html = without_figures(build([run])[0])
+    files = beside_the_page(run)
+    assert complaints(html, *files) == []
+    words = [found.span() for found in re.finditer(r'<div class="(?:prompt )?words">.*?</div>', html, re.DOTALL)]
+    free = [found.span(1) for found in re.finditer(r'class="(?:score|verdict)[^>]*>([^<]*)<', html)]
+    changed = 0
+    for text in re.finditer(r">([^<]+)<", html):
+        inside = any(start <= text.start() < end for start, end in words)
+        if OWN.search(text[1]) or (inside and text.span(1) not in free):
+            continue
+        for digit in re.finditer(r"\d", re.sub(r"&#?\w+;", lambda entity: "_" * len(entity[0]), text[1])):
+            place = text.start(1) + digit.start()
+            other = html[:place] + str((int(digit[0]) + 1) % 10) + html[place + 1 :]
+            assert complaints(other, *files), f"{text[1]}: {digit}"
+            changed += 1
+    assert changed > 60
+    cells = list(re.finditer(r'<td class="number">([^<]*\d[^<]*)(?: <small[^>]*>[^<]*</small>)?</td>', html))
+    swapped = 0
+    for one, two in pairwise(cells):
+        if one[1] != two[1] and two.start() - one.end() < 60:
+            other = html[: one.start(1)] + two[1] + html[one.end(1) : two.start(1)] + one[1] + html[two.end(1) :]
+            assert complaints(other, *files), (one[1], two[1])
+            swapped += 1
+    assert swapped > 2
 
 
 def test_figures_are_files_too(run):

@@ -72,6 +72,17 @@ def test_no_price_of_a_fine_grid_is_better():
         assert abs(found.difference) <= abs(best.difference)
 
 
+def test_of_equally_good_prices_below_0_the_one_nearest_to_0():
+    """Equally long from a price of 1 on, as the longer answer has to make up for 1."""
+    every = groups([[1.0, 0.0], [0.5, 0.0]], [[5, 6], [6, 5]])
+    assert find_length_price(every) == (0.0, 0.0)
+    every = groups([[1.0, 0.0], [9.0, 0.0], [9.0, 0.0]], [[5, 7], [6, 7], [7, 6]])
+    assert find_length_price(every) == pytest.approx((-0.5, 2 / 3), abs=0.01)
+    assert find_length_price(groups([[1.0, 0.0], [9.0, 0.0], [9.0, 0.0]], [[7, 5], [7, 6], [6, 7]])) == pytest.approx(
+        (0.5, -2 / 3), abs=0.01
+    )
+
+
 def test_prompts_with_more_and_fewer_answers_count_alike():
     every = groups([[3, 2, 1, 0.5], [1, 2.5]], [[10, 8, 4, 6], [5, 12]])
     found = find_length_price([*every, []])

@@ -213,6 +213,11 @@ class TestBest:
         top = top_share([answers(scores) for scores in RAFT], 1 / 3)
         assert [3 * place + answer.sample for place, answer in top] == [3, 5, 1]
 
+    def test_of_equal_ones_the_earlier_prompt(self):
+        groups = [answers([0.0, 1.0]), answers([1.0, 1.0])]
+        assert [(place, answer.sample) for place, answer in top_share(groups, 0.75)] == [(0, 1), (1, 0), (1, 1)]
+        assert [(place, answer.sample) for place, answer in top_share(groups, 0.5)] == [(0, 1), (1, 0)]
+
     def test_never_none_and_all_where_asked_for(self):
         groups = [answers(scores) for scores in RAFT]
         assert len(top_share(groups, 0.01)) == 1

@@ -74,6 +74,7 @@ class TestReplay:
         mixed = replay(self.generated[:20], self.offline, 0.25, 0)
         assert len(mixed.rows) == 20 + 6
         assert mixed.counts == {SAME_PROMPT: 20, SPARE: 74}
+        assert mixed.rows != replay(self.generated[:20], self.offline, 0.25, 1).rows, "a draw of its own"
 
     def test_too_few_other_prompts(self):
         # Three rows for each prompt, so that the prompts of half the rows are nearly all prompts.

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -25,9 +26,9 @@ class SamplingParams:
     """What vLLM accepts, and nothing else."""
 
     names = frozenset(
-        "n seed max_tokens temperature top_p top_k min_p repetition_penalty stop stop_token_ids logprobs "
-        "prompt_logprobs".split()
-    )
+        ("n", "seed", "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop",
+         "stop_token_ids", "logprobs", "prompt_logprobs")
+    )  # fmt: skip
 
     def __init__(self, **settings):
         assert set(settings) <= self.names
@@ -42,7 +43,7 @@ class LoRARequest:
 class LLM:
     """Answers with the tiny model."""
 
-    started: list[LLM] = []
+    started: ClassVar[list[LLM]] = []
     refuses = False
 
     def __init__(self, model, **arguments):
@@ -155,7 +156,7 @@ def test_what_the_library_is_told(engine, tiny_model_dir):
         "repetition_penalty": 1.1, "stop": [], "stop_token_ids": [2], "logprobs": None, "prompt_logprobs": None,
     }  # fmt: skip
     assert adapter is None
-    engine.generate(["a"], top_k=4)
+    engine.generate(["a"], max_new_tokens=3, top_k=4)
     assert llm.seen[1][1][0].top_k == 4
     assert len(LLM.started) == 1
 
@@ -259,7 +260,7 @@ def test_a_completion_that_was_broken_off(engine, monkeypatch):
         ),
     )
     with pytest.raises(EngineError, match="'abort'"):
-        engine.generate(["a"])
+        engine.generate(["a"], max_new_tokens=3)
 
 
 @pytest.mark.parametrize(

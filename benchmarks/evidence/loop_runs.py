@@ -1,0 +1,289 @@
+"""The product's own loops, run in a world of texts: `AlignTrainer.fit` with a callback that makes the data.
+
+How to write a loop experiment, in experiments/loops_<name>.py:
+
+    from evidence.experiment import Run, experiment
+    from evidence.loop_runs import Arms, evaluate, run_loop
+    from evidence.product import method
+    from evidence.worlds.style import Gold, Style
+    from evidence.worlds.tiny import base_policy
+
+    @experiment(claim=..., paper=..., world=..., budget=..., seeds=3)
+    def loops_spin(run: Run) -> None:
+        if not run.needs("SPIN"):
+            return
+        world, arms = Style(), Arms(run)
+        (dpo,) = run.present(method("DPO", "SPIN", beta=1.0))
+        for seed in range(run.seeds):
+            rows = world.permutations(2048, seed)
+            policy = base_policy(world, rows, seed, steps=run.steps(150))
+            arms.add("SFT", **evaluate(policy, world))
+            trained = run_loop(
+                dpo, policy, rows, SPIN(rounds=4, epochs_per_round=6, **LOOP, seed=seed), steps=run.steps(150), seed=seed
+            )
+            for number, after in enumerate(trained.policies, start=1):
+                arms.add(f"round {number}", **evaluate(after, world))
+        arms.measure()
+        run.expect("valid", "round 4", ">", "SFT", by=0.04)
+
+What to know:
+
+- Seeds are a loop in the experiment; `Arms` collects one value a seed and label, and `measure` hands them to the run.
+- `rows` is `data.train`: what the loop begins with (`world.prompt_rows`, `world.demonstrations`, or pairs). Without a
+  callback it is what the method learns from, for baselines: `run_loop(dpo, policy, pairs, steps=..., epochs=...)`.
+- `steps` are the optimiser steps of a round, an exact number: every epoch is cut to steps / epochs batches, drawn anew, so
+  that the rows must fill these; else it says so. Rounds of few rows take more `epochs_per_round`.
+- `**LOOP` are the settings that these worlds want of every callback: ten tokens, large batches, no kept checkpoints, and
+  no end at an alarm, so that failures show (with `stop_on_alarm=True` there may be fewer policies than rounds).
+- A judge with the world's gold is `Gold(world, length_bonus=..., noise=...)`; pairs by a rater are `world.pairs(...)`;
+  answers of a policy to make them of are `sample(policy, world, prompts, samples=2, seed=...)`.
+- `trained.policies` are folders, one a round; each may be the `policy` of another run. `trained.first_losses` are the
+  losses of the first step of each round (ln 2 where the reference is the round's beginning), `trained.rounds` the rows
+  of train.jsonl of each round, and `trained.manifests` what the product noted of it (left-out answers are counted there).
+- Pass `folder=` to look at the run's files afterwards; else they are gone when the call returns, except the policies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import random
+import shutil
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from lightning.pytorch import Callback, LightningModule, Trainer
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+import lit_align
+from evidence.experiment import Run
+from evidence.product import Method
+from evidence.worlds.style import LONGEST, Row, Style
+from evidence.worlds.tiny import save
+from lit_align.data.module import PreferenceDataModule
+from lit_align.rollouts.hf import generate
+from lit_align.trainer import AlignTrainer
+
+LOOP: dict[str, Any] = {
+    "max_new_tokens": LONGEST,
+    "batch_size": 512,
+    "part_size": 4096,
+    "keep_starts": False,
+    "stop_on_alarm": False,
+}
+"""Settings of a `RegenerationCallback` that fit these worlds."""
+
+
+class Trained(NamedTuple):
+    """What a run left."""
+
+    policies: list[str]
+    """Folder of the policy after each round; one where there was no loop."""
+    losses: list[float]
+    """Of every optimiser step."""
+    first_losses: list[float]
+    """Of the first step of each round."""
+    rounds: list[list[Row]]
+    """Rows that each round learnt from."""
+    manifests: list[dict[str, Any]]
+    """What the product noted of each round."""
+
+
+class Answered(NamedTuple):
+    """What a policy wrote."""
+
+    prompt: str
+    text: str
+    words: int
+    finished: bool
+
+
+def run_loop(
+    method: Method,
+    policy: str,
+    rows: Sequence[Row],
+    callback: Any = None,
+    *,
+    steps: int,
+    epochs: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    folder: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    **data: Any,
+) -> Trained:
+    """Train with the product: round by round with a callback, or once on the rows as they are.
+
+    The optimiser is AdamW without decay, its rate falls to 0 in a line within each round, gradients are clipped at 1.
+
+    Args:
+        method: of the product, with settings; `learning_rate`, `schedule` and the like may be among them.
+        policy: folder of the model to begin with.
+        rows: `data.train`.
+        callback: a `RegenerationCallback`; None: `rows` are learnt from.
+        steps: optimiser steps of each round.
+        epochs: passes over the rows, where there is no callback to say.
+        seed: of the order of rows.
+        batch_size: rows of a step.
+        learning_rate: at the beginning of a round.
+        folder: of the run; None: one that is removed.
+        callbacks: further ones.
+        **data: further settings of `PreferenceDataModule`.
+    """
+    epochs = epochs if callback is None else callback.epochs_per_round
+    assert steps % epochs == 0, f"{steps} steps are not {epochs} epochs of the same length"
+    root = Path(tempfile.mkdtemp(prefix="loop_")) if folder is None else Path(folder)
+    keep = _KeepPolicies(Path(tempfile.mkdtemp(prefix="policies_")), epochs)
+    settings = {"learning_rate": learning_rate, "schedule": "linear", "warmup_ratio": 0.0} | method.kwargs
+    with quiet():
+        torch.manual_seed(seed)
+        module = getattr(lit_align, method.name)(policy=policy, **settings)
+        trainer = AlignTrainer(
+            default_root_dir=str(root),
+            accelerator="cpu",
+            max_epochs=epochs if callback is None else None,
+            limit_train_batches=steps // epochs,
+            gradient_clip_val=1.0,
+            callbacks=[*([] if callback is None else [callback]), *callbacks, keep],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        given: dict[str, Any] = {"batch_size": batch_size, "bucket": False, "drop_last": True, "max_length": 64}
+        trainer.fit(module, PreferenceDataModule(list(rows), seed=seed, cache_dir=root / "cache", **given | data))
+    wanted = steps * (1 if callback is None else callback.rounds)
+    ended = getattr(callback, "ended", False)
+    assert ended or trainer.global_step == wanted, f"{trainer.global_step} steps, not {wanted}: too few rows for {steps} a round"
+    trained = Trained(keep.folders, keep.losses, keep.losses[::steps], *_rounds(root))
+    if folder is None:
+        shutil.rmtree(root)
+    return trained
+
+
+def sample(
+    policy: str, prompts: Sequence[str], *, samples: int = 1, seed: int = 0, temperature: float = 1.0
+) -> list[list[Answered]]:
+    """What a policy answers, `samples` answers to each prompt; the same seed draws with the same random numbers."""
+    with quiet():
+        model, tokenizer = LlamaForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
+        done = generate(
+            model,
+            tokenizer,
+            list(prompts),
+            max_new_tokens=LONGEST,
+            temperature=temperature,
+            samples=samples,
+            seed=seed,
+            batch_size=512,
+        )
+    answers = [
+        Answered(str(one.prompt), f" {one.text}" if one.text else "", len(one.ids) - one.finished, one.finished)
+        for one in done
+    ]
+    return [answers[start : start + samples] for start in range(0, len(answers), samples)]
+
+
+def evaluate(policy: str, world: Style, prompts: int = 2048, seed: int = 10_000) -> dict[str, float]:
+    """Means over answers drawn at temperature 1 to prompts that are the same for all policies.
+
+    Returns:
+        `gold`; `length`, words; `valid`, share of permutations; `finished`, share; `distinct`, good words; `harm`, share of
+        words that are bad. The standard error of `gold` is about 0.035.
+    """
+    answers = [one for (one,) in sample(policy, world.prompts(prompts, seed), seed=seed)]
+    columns = {
+        "gold": [world.gold(one.prompt, one.text) for one in answers],
+        "length": [float(one.words) for one in answers],
+        "valid": [float(one.finished and world.valid(one.prompt, one.text)) for one in answers],
+        "finished": [float(one.finished) for one in answers],
+        "distinct": [float(len(set(one.text.split()) & set(world.good_words(one.prompt)))) for one in answers],
+        "harm": [world.harm(one.prompt, one.text) for one in answers],
+    }
+    return {name: sum(values) / len(values) for name, values in columns.items()}
+
+
+class Arms:
+    """Numbers of experiments whose seeds are run one after the other.
+
+    Args:
+        run: gets them.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.values: dict[str, dict[str, list[float]]] = {}
+
+    def add(self, label: str, **values: float) -> None:
+        """Numbers of the next seed of an arm."""
+        for name, value in values.items():
+            self.values.setdefault(label, {}).setdefault(name, []).append(float(value))
+
+    def measure(self, *names: str) -> None:
+        """Hand over what was added, or the measures that are named."""
+        for label, columns in self.values.items():
+            kept = {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
+            self.run.measure(label, **{name: kept[name] for name in names or kept if name in kept})
+
+
+class _KeepPolicies(Callback):
+    """Keeps the policy after each round, and the loss of every step.
+
+    Args:
+        folder: where.
+        epochs: of a round.
+    """
+
+    def __init__(self, folder: Path, epochs: int) -> None:
+        self.folder, self.epochs = folder, epochs
+        self.folders: list[str] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
+        """Keep the loss."""
+        self.losses.append(module.last_step.loss.item())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the policy, where a round ends."""
+        if (trainer.current_epoch + 1) % self.epochs == 0:
+            folder = self.folder / f"round_{len(self.folders) + 1}"
+            module: Any = pl_module
+            self.folders.append(save(module.policy.model, trainer.datamodule.tokenizer, folder))  # type: ignore[attr-defined]
+
+
+def _rounds(root: Path) -> tuple[list[list[Row]], list[dict[str, Any]]]:
+    """Rows and manifests of the rounds of a run."""
+    folders = sorted((root / "rounds").glob("round_*"), key=lambda folder: int(folder.name.partition("_")[2]))
+    rows = [[json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()] for folder in folders]
+    return rows, [json.loads((folder / "manifest.json").read_text()) for folder in folders]
+
+
+@contextlib.contextmanager
+def quiet():
+    """Nothing is printed, warned of or shown to be under way; the global random state is left as it was."""
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    logger, state = logging.getLogger("lightning.pytorch"), random.getstate()
+    level = logger.level
+    transformers.utils.logging.disable_progress_bar()
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(),
+            torch.random.fork_rng(devices=[]),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        random.setstate(state)
+        logger.setLevel(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
