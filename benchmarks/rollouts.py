@@ -2,11 +2,11 @@
 
 python benchmarks/rollouts.py [--model FOLDER ...] [--results FILE]
 
-Every arm writes the same number of samples of the same prompts, at temperature 1: plain `model.generate` and our engine
-with every prompt repeated, our engine with one computation of the prompt for all its samples, and transformers'
-continuous batching. Prompts are random tokens of random lengths. The model is the quickstart's, with random weights, and
-those in the folders that are given. One thread, seconds of CPU time of the whole process, arms in turn, median of three
-repeats after a warm-up. How many tokens an arm writes follows from its own random numbers, hence tokens per second.
+Every arm writes the same number of samples of the same prompts, at temperature 1: plain `model.generate` and our
+engine with every prompt repeated, our engine with one computation of the prompt for all its samples, and transformers'
+continuous batching. Prompts are random tokens of random lengths. The model is the quickstart's, with random weights,
+and those in the folders that are given. One thread, seconds of CPU time of the whole process, arms in turn, median of
+three repeats after a warm-up. How many tokens an arm writes follows from its own random numbers: hence the speeds.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if __name__ == "__main__":
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
 from lit_align.evaluation.quickstart_data import make_world, write_model, write_world
 from lit_align.rollouts.hf import generate
 
-PROMPTS, SAMPLES, NEW, ROWS = 16, 8, 64, 32
+PROMPTS, SAMPLES, NEW, ROWS = 8, 8, 64, 32
 LENGTHS = {"short prompts": (8, 32), "long prompts": (96, 192)}
 """Tokens of a prompt, least and most."""
 
@@ -165,7 +165,19 @@ def continuous(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> int:
     before = model.config._attn_implementation
     try:
         config = sampling(model, tokenizer, num_return_sequences=SAMPLES)
-        outputs = model.generate_batch([list(one) for one in prompts], generation_config=config)
+        # By itself it takes the machine's free memory for its cache and masks, and fills it.
+        room = ContinuousBatchingConfig(
+            page_size=32,
+            num_blocks=ROWS * (max(map(len, prompts)) + NEW + 31) // 32 + ROWS,
+            max_batch_tokens=512,
+            max_requests_per_batch=ROWS,
+            use_cuda_graph=False,
+            use_async_batching=False,
+            seed=0,
+        )
+        outputs = model.generate_batch(
+            [list(one) for one in prompts], generation_config=config, continuous_batching_config=room, warmup=False
+        )
     finally:
         model.set_attn_implementation(before)
     if len(outputs) != PROMPTS * SAMPLES:

@@ -7,6 +7,7 @@ from typing import Any
 
 # They load on first use: some of them need libraries that a run without them should not wait for.
 _PUBLIC = {
+    "AIFeedback": "ai_feedback",
     "RunCheckpoint": "checkpoint",
     "CompletionsTable": "completions_table",
     "DICE": "dice",
@@ -17,11 +18,13 @@ _PUBLIC = {
     "LoRA": "lora",
     "NoiseFilter": "noise_filter",
     "NonFiniteGuard": "non_finite_guard",
+    "OnlineDPO": "online_dpo",
     "QLoRA": "qlora",
     "RAFT": "raft",
     "RegenerationCallback": "regeneration",
     "ReferenceSync": "reference_sync",
     "RunRecord": "run_record",
+    "RunReport": "run_report",
     "SPIN": "spin",
     "SPPORounds": "sppo_rounds",
     "ThreeDDiagnostics": "three_d_diagnostics",

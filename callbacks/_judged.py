@@ -43,9 +43,11 @@ class JudgedLoop(RegenerationCallback, ABC):
         """The judge and what is asked of it."""
         return {"judge": self._judge_is, "samples": self.samples, "missing_eos_penalty": self.missing_eos_penalty}
 
-    def judged(self, round: LiveRound, prompts: Sequence[Row], candidates: Sequence[Row]) -> list[Row]:
+    def judged(
+        self, round: LiveRound, prompts: Sequence[Row], candidates: Sequence[Row], *, suffix: str = ""
+    ) -> list[Row]:
         """What the judge gives each candidate, less the price of those that did not come to their end."""
-        scores = judged(round, prompts, candidates, self.judge)
+        scores = judged(round, prompts, candidates, self.judge, suffix=suffix)
         self.judge.release()
         if not self.missing_eos_penalty:
             return scores

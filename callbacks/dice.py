@@ -8,7 +8,7 @@ from lit_align.callbacks.regeneration import RegenerationCallback
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import ConfigError
 from lit_align.core.ranges import finite, share, up_to_one
-from lit_align.loops.lengths import find_price_for
+from lit_align.loops.length_price import find_price_for
 from lit_align.loops.live import LiveRound, answers, by_prompt
 from lit_align.loops.own_judge import examine, implicit_reward, reference_of
 from lit_align.loops.pairs import Pairing

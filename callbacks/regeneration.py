@@ -71,6 +71,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         schedule: what the schedule of the learning rate spans: every round, or the run.
         part_size: prompts of which one process makes a part; the data do not depend on how many processes there are.
         keep_starts: keep the checkpoint that each round began with, so that the round can be made again.
+        save_every_rounds: rounds between checkpoints; rounds since the last one are found again, or made again alike.
         per_round: settings of the method from a round on, as `{3: {beta: 5.0, learning_rate: 1.0e-7}}`.
         engine: what writes in place of the policy itself, such as `VLLMEngine`; it gets the weights of every round.
         guards: from where on figures of a round are an alarm; None: the usual limits.
@@ -108,6 +109,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         schedule: Literal["round", "run"] = "round",
         part_size: int = 64,
         keep_starts: bool = True,
+        save_every_rounds: int = 1,
         per_round: dict[int, dict[str, float]] | None = None,
         engine: Engine | None = None,
         guards: Limits | None = None,
@@ -122,6 +124,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,
             "part_size": part_size,
+            "save_every_rounds": save_every_rounds,
         }.items():
             if number is not None:
                 positive(f"{type(self).__name__}.{name}", number)
@@ -131,6 +134,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         self.batch_size, self.seed, self.part_size = batch_size, seed, part_size
         self.reference, self.reuse = reference, reuse
         self.fresh_optimizer, self.schedule, self.keep_starts = fresh_optimizer, schedule, keep_starts
+        self.save_every_rounds = save_every_rounds
         self.per_round, self.engine = per_round or {}, engine
         self.watch, self.stop_on_alarm = Watch(guards, held_out_judge, held_out_answers), stop_on_alarm
         self.epochs_done = 0
@@ -213,6 +217,10 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             Their file; None where the loop ends here.
         """
         number = self.epochs_done // self.epochs_per_round + 1
+        if number > self.rounds:
+            # Of a checkpoint from the end of the run: Lightning asks for data before it sees that nothing is left.
+            self.ended = True
+            return None
         folder = RoundFolder.of(Path(trainer.default_root_dir), number)
         if number == self.round:
             self._check(folder)
@@ -277,11 +285,11 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             record_alarm(trainer.loggers, alarm)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the epoch, and ask for a checkpoint where a round ends: the next one is made of its weights."""
+        """Count the epoch, and ask for a checkpoint where rounds end: the next one is made of its weights."""
         if self.ended:
             return
         self.epochs_done += 1
-        if self.epochs_done % self.epochs_per_round == 0:
+        if self.epochs_done % (self.epochs_per_round * self.save_every_rounds) == 0:
             for callback in trainer.checkpoint_callbacks:
                 if hasattr(callback, "request"):
                     callback.request()
@@ -307,8 +315,16 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
                 got=f"round {folder.number}, no file {file}",
                 fix="put the run's rounds folder back, or resume from a checkpoint at a round's end",
             )
-        if sha256(file) != self._data:
+        if sha256(file) == self._data:
+            return
+        if sha256(file) != folder.steps[TRAIN]["sha256"]:
             raise edited(folder, TRAIN)
+        start = folder.path / START
+        raise ConfigError(
+            "the rows of the round are others than those that the checkpoint has learnt from",
+            got=str(file),
+            fix=f"go on from the beginning of the round: --ckpt_path {start}" if folder.number > 1 else "begin anew",
+        )
 
     def _make(self, trainer: Trainer, data: PreferenceDataModule, folder: RoundFolder) -> None:
         """Make a round's rows, as far as they are not there; then let the reference follow the policy."""

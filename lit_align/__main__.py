@@ -26,6 +26,7 @@ TOOLS = {
     "quickstart": "the whole story on a small machine: make data, train, align, report",
     "compare": "several methods on the same data, at equal budget: one table, one HTML page",
     "preview": "show the first rows as the model will see them",
+    "rounds": "what a loop has made, round by round: look, accept an edit, have it made again",
     "export": "write a trained model in Hugging Face format",
     "merge": "add up what models trained from one base have learnt",
     "evaluate": "reward models on pairs, models before judges, rankings: tables and figures",

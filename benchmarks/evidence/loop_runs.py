@@ -146,6 +146,8 @@ def run_loop(
     with quiet():
         torch.manual_seed(seed)
         module = getattr(lit_align, method.name)(policy=policy, **settings)
+        # A third of the time of a step so small, and nobody reads it.
+        module.log = module.log_dict = _unread
         trainer = AlignTrainer(
             default_root_dir=str(root),
             accelerator="cpu",
@@ -257,6 +259,10 @@ class _KeepPolicies(Callback):
             folder = self.folder / f"round_{len(self.folders) + 1}"
             module: Any = pl_module
             self.folders.append(save(module.policy.model, trainer.datamodule.tokenizer, folder))  # type: ignore[attr-defined]
+
+
+def _unread(*_: Any, **__: Any) -> None:
+    """Log nothing."""
 
 
 def _rounds(root: Path) -> tuple[list[list[Row]], list[dict[str, Any]]]:

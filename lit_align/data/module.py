@@ -21,7 +21,7 @@ from lit_align.data.loader import BatchLoader, ResumableLoader, TrainingLoader
 from lit_align.data.loading import Batching, place_of, run_of
 from lit_align.data.pipeline import Preview, Recipe
 from lit_align.data.report import DataReport, publish
-from lit_align.data.rounds import check_settings, read_round, regenerator_of
+from lit_align.data.rounds import check_settings, read_round, regenerator_of, round_sets
 from lit_align.data.row_stream import RowStream
 from lit_align.data.second_prompt import JUDGMENT_TEMPLATE, check_judgment_template
 from lit_align.data.sets import DataSets
@@ -201,6 +201,7 @@ class PreferenceDataModule(LightningDataModule):
                 fix="Leave data.num_workers at 0.",
             )
         self._loader: TrainingLoader | None = None
+        self._round: Path | None = None
         self._pending: dict[str, Any] | None = None
 
     @property
@@ -322,6 +323,11 @@ class PreferenceDataModule(LightningDataModule):
         self.sets.method = method
         return self._current_sets().preview(split, rows)
 
+    def show_round(self, file: Path, method: LightningModule) -> None:
+        """Preview the rows that `method` learns from in a round, in place of the seed that `train` names."""
+        self.sets.method = method
+        self.sets = round_sets(self.sets, file)
+
     def where(self, row: int, split: str = "train") -> str:
         """Where a row of a batch (`source_rows`) stands in the data: its number, or "file:row" of several files."""
         return self.reports[split].places.label(row) if split in self.reports else str(row)
@@ -356,8 +362,11 @@ class PreferenceDataModule(LightningDataModule):
             if file is None:
                 # Of no batches, training ends.
                 return []
-            self.sets.stores["train"] = read_round(self._current_sets(), file, maker.max_new_tokens)
-            self._publish("train")
+            if file != self._round or "train" not in self.sets.stores:
+                # Else a further epoch of the round whose examples are here.
+                self.sets.stores["train"] = read_round(self._current_sets(), file, maker.max_new_tokens)
+                self._round = file
+                self._publish("train")
         run = run_of(trainer, self._take_pending)
         batching = self._batching()
         if trainer.overfit_batches:

@@ -65,7 +65,7 @@ def _is_precomputed(sets: DataSets) -> bool:
     return choice == "precomputed" or isinstance(choice, Precomputed)
 
 
-def round_sets(sets: DataSets, rows: Given, max_new_tokens: int) -> DataSets:
+def round_sets(sets: DataSets, rows: Given, max_new_tokens: int = 0) -> DataSets:
     """The settings of the data for rows that a loop has made, whose columns have the usual names.
 
     Args:
@@ -85,7 +85,7 @@ def round_sets(sets: DataSets, rows: Given, max_new_tokens: int) -> DataSets:
     return replace(
         sets,
         sources={"train": as_source(rows, "train"), "validation": None, "test": None, "predict": None},
-        recipe=replace(plain, max_prompt_length=recipe.max_prompt_length or room),
+        recipe=replace(plain, max_prompt_length=recipe.max_prompt_length or (room if max_new_tokens else None)),
         val_split=0,
         reports={},
         stores={},

@@ -33,6 +33,7 @@ from lit_align.evaluation.report_blocks import (
 from lit_align.evaluation.report_comparison import comparison
 from lit_align.evaluation.report_headlines import headlines, labels_of
 from lit_align.evaluation.report_results import distributions, evaluations, samples
+from lit_align.evaluation.report_rounds import rounds
 from lit_align.evaluation.report_runs import alarms, data, what_was_run
 from lit_align.evaluation.report_tables import reading
 from lit_align.evaluation.run_files import MISSING, RunFiles, is_run, read_runs
@@ -142,6 +143,7 @@ def _page(runs: Sequence[RunFiles], title: str) -> Page:
     texts = {section.id: section for section in samples(runs)}
     sections = [
         *evaluations(runs),
+        *rounds(runs),
         *filter(None, [texts.get("samples")]),
         *distributions(runs),
         *_curves(runs),

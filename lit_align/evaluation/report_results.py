@@ -17,7 +17,7 @@ from lit_align.evaluation.report_blocks import (
 )
 from lit_align.evaluation.report_headlines import labels_of
 from lit_align.evaluation.report_tables import reading
-from lit_align.evaluation.run_files import Row, RunFiles, mapping, rows_of
+from lit_align.evaluation.run_files import Row, RunFiles, mapping, rows_of, words_of
 from lit_align.evaluation.series import is_number
 
 _T = TypeVar("_T")
@@ -170,11 +170,11 @@ def _of_comparison(run: RunFiles, name: str) -> Samples:
 
 def _sample(row: Row, marks: str) -> Sample:
     texts = row.get("texts")
-    said = [_text(text) for text in texts] if isinstance(texts, list) else []
+    said = [words_of(text) for text in texts] if isinstance(texts, list) else []
     given = row.get(marks)
     padded = ((given if isinstance(given, list) else []) + [None] * len(said))[: len(said)]
     scores, accepted = (padded, []) if marks == "scores" else ([], padded)
-    return Sample(_text(row.get("prompt", "")), said, scores, accepted)
+    return Sample(words_of(row.get("prompt", "")), said, scores, accepted)
 
 
 def _of_score_file(run: RunFiles, name: str) -> Samples:
@@ -192,8 +192,8 @@ def _of_score_file(run: RunFiles, name: str) -> Samples:
         sides = [str(row.get("role") or row.get("model") or row.get("source") or "response") for row in of]
         columns = sides if len(sides) > len(columns) else columns
         scores = [row.get(measures[0]) if measures else None for row in of]
-        texts = [_text(row.get("completion", row.get("response", ""))) for row in of]
-        rows.append(Sample(_text(of[0].get("prompt", "")), texts, scores, []))
+        texts = [words_of(row.get("completion", row.get("response", ""))) for row in of]
+        rows.append(Sample(words_of(of[0].get("prompt", "")), texts, scores, []))
     note = f"Beside each text its {measures[0]}, as scores.jsonl has it." if measures else ""
     if columns == ["chosen", "rejected"]:
         rows = [row._replace(verdict=_verdict(row.scores)) for row in rows]
@@ -205,18 +205,10 @@ def _of_training(run: RunFiles, name: str) -> Samples:
     texts: dict[str, dict[int, str]] = {}
     for row in run.completions:
         if isinstance(row.get("step"), int):
-            texts.setdefault(_text(row.get("prompt", "")), {})[row["step"]] = _text(row.get("completion", ""))
+            texts.setdefault(words_of(row.get("prompt", "")), {})[row["step"]] = words_of(row.get("completion", ""))
     steps = sorted({step for by_step in texts.values() for step in by_step})
     if len(steps) > _MOST_ROUNDS:
         places = (round(i * (len(steps) - 1) / (_MOST_ROUNDS - 1)) for i in range(_MOST_ROUNDS))
         steps = [steps[place] for place in places]
     rows = [Sample(prompt, [by_step.get(step, "") for step in steps], [], []) for prompt, by_step in texts.items()]
     return Samples("training", name.removeprefix(": "), "", [f"step {step}" for step in steps], rows)
-
-
-def _text(value: Any) -> str:
-    """A text; of a conversation what each said."""
-    if isinstance(value, list):
-        turns = [(mapping(turn).get("role"), mapping(turn).get("content", turn)) for turn in value]
-        return "\n".join(f"{role}: {said}" if role else str(said) for role, said in turns)
-    return "" if value is None else str(value)

@@ -92,14 +92,14 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(
         folder,
         label="",
-        metrics=read("metrics.jsonl", _read_lines, [], expected("training curves")),
-        timing=read("timing.jsonl", _read_lines, [], expected("speed and memory")),
-        alarms=read("alarms.jsonl", _read_lines, None),
+        metrics=read("metrics.jsonl", read_lines, [], expected("training curves")),
+        timing=read("timing.jsonl", read_lines, [], expected("speed and memory")),
+        alarms=read("alarms.jsonl", read_lines, None),
         record=record,
         evaluation=evaluation,
         # Most runs have no scores.
-        scores=read("scores.jsonl", _read_lines, []),
-        completions=read("completions.jsonl", _read_lines, [], expected("completions during training")),
+        scores=read("scores.jsonl", read_lines, []),
+        completions=read("completions.jsonl", read_lines, [], expected("completions during training")),
         data_report=read("data_report.json", _read_object, empty, expected("data report")),
         config=config or dict(without_nulls(mapping(record.get("settings")))),
         notes=notes,
@@ -149,7 +149,15 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _read_lines(path: Path, notes: list[str]) -> list[Row]:
+def words_of(value: Any) -> str:
+    """A text; of a conversation what each said."""
+    if isinstance(value, list):
+        turns = [(mapping(turn).get("role"), mapping(turn).get("content", turn)) for turn in value]
+        return "\n".join(f"{role}: {words}" if role else str(words) for role, words in turns)
+    return "" if value is None else str(value)
+
+
+def read_lines(path: Path, notes: list[str]) -> list[Row]:
     """Rows of a file of JSON lines; a line that was cut off by a kill is left out and counted."""
     rows: list[Row] = []
     damaged = 0

@@ -59,7 +59,8 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Spe
     others = [
         Panel(metric.replace("_", " "), (metric,))
         for metric in sorted(everything - named)
-        if any(_changes(of, metric) for of in series.values())
+        # Those of rounds have a section of their own.
+        if not metric.startswith("rounds/") and any(_changes(of, metric) for of in series.values())
     ]
     return _figures((*PANELS, *others), series)
 

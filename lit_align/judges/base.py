@@ -34,6 +34,8 @@ class Verdict(NamedTuple):
     """That the first is better, 0.5 for a tie; None where the judge cannot tell."""
     reason: str = ""
     """As in `Judged`."""
+    orders: tuple[float, float] | None = None
+    """The same probability by either order, with the first response shown first and shown second; None: not asked so."""
 
 
 class Counts:
@@ -48,10 +50,10 @@ class Counts:
 
     def add(self, results: Iterable[Judged] | Iterable[Verdict]) -> None:
         """Count results."""
-        for value, reason in results:
+        for result in results:
             self.asked += 1
-            if value is None:
-                self.unjudged[reason.partition(": ")[0]] += 1
+            if result[0] is None:
+                self.unjudged[result[1].partition(": ")[0]] += 1
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, for JSON."""

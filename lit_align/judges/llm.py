@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from lit_align.core.ranges import not_negative
@@ -57,6 +57,7 @@ class LLMJudge(CountingPairwise):
         template: the question, with the fields {prompt}, {first}, {second} and {task}.
         task: how to answer; None: the one that fits `mode`.
         reference_column: column with an answer that is known to be right, to be shown to the judge.
+        template_columns: columns of the data that the template shows too, as {name}, such as a principle.
         as_chat: ask in a user's turn; false for models without a chat template.
         max_new_tokens: longest answer, tokens, in mode `text`.
         temperature: of the answer; 0 takes the likeliest token each time.
@@ -74,6 +75,7 @@ class LLMJudge(CountingPairwise):
         template: str = PAIR_TEMPLATE,
         task: str | None = None,
         reference_column: str | None = None,
+        template_columns: Sequence[str] = (),
         as_chat: bool = True,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
@@ -81,7 +83,8 @@ class LLMJudge(CountingPairwise):
     ) -> None:
         self.engine = as_engine(engine)
         self.mode, self.disagreement = mode, disagreement
-        self.template = check_template(template, ["prompt", "first", "second"])
+        self.template = check_template(template, ["prompt", "first", "second", *template_columns])
+        self.template_columns = list(template_columns)
         self.task = task or (PAIR_VERDICT_TASK if mode == "text" else PAIR_LETTER_TASK)
         self.reference_column, self.as_chat = reference_column, as_chat
         self.sampling: dict[str, Any] = {
@@ -98,13 +101,15 @@ class LLMJudge(CountingPairwise):
             references = column(columns, self.reference_column, self)
             requests = [with_reference(*both) for both in zip(requests, references, strict=True)]
         shown = [[self._guarded(text) for text in texts] for texts in (firsts, seconds)]
-        questions = [self._question(*parts) for parts in zip(requests, *shown, strict=True)]
-        questions += [self._question(*parts) for parts in zip(requests, *reversed(shown), strict=True)]
+        beside = {name: column(columns, name, self) for name in self.template_columns}
+        more = [{name: values[place] for name, values in beside.items()} for place in range(len(prompts))]
+        questions = [self._question(*parts) for parts in zip(requests, *shown, more, strict=True)]
+        questions += [self._question(*parts) for parts in zip(requests, *reversed(shown), more, strict=True)]
         answers = self._ask_text(questions) if self.mode == "text" else self._ask_letters(questions)
         return [self._verdict(*both) for both in zip(answers[: len(prompts)], answers[len(prompts) :], strict=True)]
 
-    def _question(self, request: str, first: str, second: str) -> Prompt:
-        text = fill(self.template, prompt=request, first=first, second=second, task=self.task)
+    def _question(self, request: str, first: str, second: str, more: Mapping[str, Any]) -> Prompt:
+        text = fill(self.template, **{**more, "prompt": request, "first": first, "second": second, "task": self.task})
         lead = "Verdict:" if self.mode == "letters" else ""
         return opened(text, lead, as_chat=self.as_chat)
 
@@ -145,9 +150,10 @@ class LLMJudge(CountingPairwise):
         said = f"shown first {first:.4g}, shown second {1 - second:.4g}"
         if not agree:
             self.counts.events[DISAGREE] += 1
+        orders = (first, 1 - second)
         if agree or self.disagreement == "mean":
-            return Verdict(mean, said)
-        return Verdict(TIE, f"{DISAGREE}: {said}")
+            return Verdict(mean, said, orders)
+        return Verdict(TIE, f"{DISAGREE}: {said}", orders)
 
     def _count_orders(self, one: int, other: int) -> bool:
         """Count the sides that were taken in the two orders; whether they agree."""

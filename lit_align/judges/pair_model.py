@@ -68,6 +68,7 @@ class PairModelJudge(CountingPairwise):
         return Verdict(
             both_orders(own, other, self.combine).item(),
             f"logits {first:.4g} where it stands first, {-second:.4g} where it stands second",
+            (own.sigmoid().item(), 1 - other.sigmoid().item()),
         )
 
     def facts(self) -> dict[str, Any]:

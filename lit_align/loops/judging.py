@@ -14,7 +14,9 @@ from lit_align.loops.win_rates import orders, verdict_table, win_rates_of_verdic
 NOT_COMPARED = "the judge could compare it with no other answer"
 
 
-def judged(round: LiveRound, prompts: Sequence[Row], candidates: Sequence[Row], judge: Judge) -> list[Row]:
+def judged(
+    round: LiveRound, prompts: Sequence[Row], candidates: Sequence[Row], judge: Judge, *, suffix: str = ""
+) -> list[Row]:
     """What a judge gives each candidate, as `LiveRound.scores` does; of a judge of pairs, how often a candidate wins.
 
     Args:
@@ -23,12 +25,13 @@ def judged(round: LiveRound, prompts: Sequence[Row], candidates: Sequence[Row], 
         candidates: answers to them.
         judge: of answers, or of two of them; then every two answers to a prompt are compared, and the score is the mean
             probability to win over itself (one half) and the others.
+        suffix: of the names of the steps.
     """
     if isinstance(judge, PointwiseJudge):
-        return round.scores(prompts, candidates, judge)
-    verdicts = by_prompt(round.verdicts(prompts, candidates, judge))
+        return round.scores(prompts, candidates, judge, name=f"scores{suffix}")
+    verdicts = by_prompt(round.verdicts(prompts, candidates, judge, name=f"verdicts{suffix}"))
     of = by_prompt(candidates)
-    return round.step("scores", lambda: [row for name in of for row in _rates(of[name], verdicts[name])])
+    return round.step(f"scores{suffix}", lambda: [row for name in of for row in _rates(of[name], verdicts[name])])
 
 
 def _rates(candidates: Sequence[Row], verdicts: Sequence[Row]) -> list[Row]:

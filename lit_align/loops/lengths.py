@@ -8,7 +8,7 @@ and searches the price at which the two are equally long on average.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from lit_align.core.errors import DataError
 from lit_align.core.ranges import positive
 from lit_align.functional.length import LengthSearch, search_length_price
-from lit_align.loops.pairs import Answer, AnswerFilter, Chosen, Pairing, scored
+from lit_align.loops.pairs import Answer, Chosen, scored
 
 _STEPS = 10
 _DIGITS = 10
@@ -78,7 +78,7 @@ def find_length_price(groups: Sequence[Sequence[Answer]]) -> LengthSearch:
         if 0 in tried.values():
             break
     best = min(tried, key=lambda price: (abs(tried[price]), price))
-    return LengthSearch(sign * best, sign * tried[best])
+    return LengthSearch(sign * best, sign * tried[best] + 0.0)
 
 
 def _padded(groups: Sequence[Sequence[Answer]]) -> tuple[Tensor, Tensor]:

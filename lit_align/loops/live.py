@@ -143,7 +143,13 @@ class LiveRound(Round):
     # ---------------------------------------------------------------- what is learnt from
 
     def pairs(
-        self, prompts: Sequence[Row], candidates: Sequence[Row], scores: Sequence[Row], rule: Pairing
+        self,
+        prompts: Sequence[Row],
+        candidates: Sequence[Row],
+        scores: Sequence[Row],
+        rule: Pairing,
+        *,
+        name: str = "pairs",
     ) -> list[Row]:
         """Pairs of candidates by their scores; what is left out is counted in the manifest."""
 
@@ -158,7 +164,7 @@ class LiveRound(Round):
             self.counts.update(rule.counts)
             return rows
 
-        return self.step("pairs", build)
+        return self.step(name, build)
 
     def pair(self, prompt: Row, pair: Chosen, **more: Any) -> Row:
         """A row to learn from."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from lit_align.core.errors import ConfigError, DataError
-from lit_align.core.ranges import up_to_one
 from lit_align.loops.diversity import words
 from lit_align.loops.seeds import shuffled
 
@@ -100,7 +100,7 @@ def rouge_l(first: str, second: str) -> float:
 class _Words:
     """The words of a text, to be compared with those of others.
 
-    A row of the usual table is one number, with a 0 bit at each place of `first` at which the length grows: M.
+    A row of the usual table is one number, with a 0 bit at each of these words at which the length grows: M.
     Crochemore et al., "A fast and practical bit-vector algorithm for the longest common subsequence problem", 2001.
 
     Args:
@@ -128,11 +128,6 @@ class _Words:
         total = self.size + len(other)
         return 2 * self.common(other) / total if total else 0.0
 
-    def reaches(self, other: Sequence[str], similarity: float) -> bool:
-        """Whether ROUGE-L is a number or more; quick where lengths say that it is not."""
-        most = 2 * min(self.size, len(other)) / max(1, self.size + len(other))
-        return most >= similarity and self.similarity(other) >= similarity
-
 
 class NewTasks:
     """Takes in tasks that are new, and counts those that are not.
@@ -150,20 +145,28 @@ class NewTasks:
     def __init__(
         self, known: Iterable[str] = (), similar: float = 0.7, min_words: int = 3, max_words: int = 150
     ) -> None:
+        if not 0 < similar <= 1:
+            raise ConfigError(
+                "a similarity is out of range", got=f"similar: {similar}", fix="give one above 0, up to 1"
+            )
         if not 1 <= min_words <= max_words:
             raise ConfigError(
                 "no task can be as long as the limits say",
                 got=f"min_words: {min_words}, max_words: {max_words}",
                 fix="give a smallest number of 1 or more, and a largest one that is not below it",
             )
-        self.similar = up_to_one("similar", similar)
+        self.similar = similar
         self.min_words = min_words
         self.max_words = max_words
         self.tasks: list[str] = []
         """Those that were taken in, in order."""
         self.counts: Counter[str] = Counter()
         """How many were left out, by the reason."""
-        self._known = list(map(words, known))
+        self._known: list[list[str]] = []
+        self._holding: dict[str, list[int]] = {}
+        """The known tasks that hold a word, each as often as it does."""
+        for task in known:
+            self._learn(words(task))
 
     def add(self, task: str | None) -> bool:
         """Take in a task, unless something speaks against it.
@@ -179,7 +182,7 @@ class NewTasks:
         if reason or task is None:
             self.counts[reason] += 1
             return False
-        self._known.append(found)
+        self._learn(found)
         self.tasks.append(task)
         return True
 
@@ -188,5 +191,16 @@ class NewTasks:
             return SHORT
         if len(found) > self.max_words:
             return LONG
+        # What two texts have in common in order is no more than what they have in common.
+        shared = Counter(chain.from_iterable(self._holding.get(word, ()) for word in set(found)))
         new = _Words(found)
-        return SIMILAR if any(new.reaches(known, self.similar) for known in self._known) else ""
+        for place, count in shared.items():
+            known = self._known[place]
+            if 2 * count / (len(found) + len(known)) >= self.similar and new.similarity(known) >= self.similar:
+                return SIMILAR
+        return ""
+
+    def _learn(self, found: list[str]) -> None:
+        for word in found:
+            self._holding.setdefault(word, []).append(len(self._known))
+        self._known.append(found)

@@ -135,7 +135,7 @@ class RoundFolder:
                 stale = self.path / "stale"
                 stale.mkdir(exist_ok=True)
                 name = (entry or {}).get("made_of", "unlisted")[:12]
-                os.replace(self.file(step), _free(stale / f"{step}-{name}.jsonl"))
+                os.replace(self.file(step), free_path(stale / f"{step}-{name}.jsonl"))
 
     # ---------------------------------------------------------------- parts
 
@@ -230,7 +230,7 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _free(path: Path) -> Path:
+def free_path(path: Path) -> Path:
     """A path that nothing has yet."""
     number, free = 1, path
     while free.exists():

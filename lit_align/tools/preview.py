@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import groupby, islice
+from pathlib import Path
 from typing import Any, Literal, cast
 from unicodedata import category
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_align.cli import LitAlignCLI
 from lit_align.core.batch import DataKind, Example
+from lit_align.core.errors import ConfigError
 from lit_align.data.canonical import Dropped
 from lit_align.data.module import PreferenceDataModule
 from lit_align.data.pipeline import Preview
@@ -34,6 +36,10 @@ def main(argv: list[str]) -> None:
     """
     cli = _PreviewCLI(argv)
     data = cast(PreferenceDataModule, cli.datamodule)
+    if cli.config["round"] is not None:
+        data.show_round(
+            round_file(Path(cli.config["trainer"]["default_root_dir"] or "runs"), cli.config["round"]), cli.model
+        )
     split = _SHORT_NAMES.get(cli.config["split"], cli.config["split"])
     preview = data.preview(split, cli.config["rows"], method=cli.model)
     show(preview, data.tokenizer, Console(highlight=False, soft_wrap=True))
@@ -54,11 +60,28 @@ class _PreviewCLI(LitAlignCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument("--rows", type=int, default=3, help="how many rows to show")
         splits = Literal["train", "validation", "val", "test", "predict"]
+        parser.add_argument("--round", type=int, help="show what this round of a loop has made, in place of data.train")
         parser.add_argument("--split", type=splits, default="train", help="which data to show")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Nothing: the settings may name devices that this machine does not have."""
         return cast(Trainer, None)
+
+
+def round_file(run: Path, number: int) -> Path:
+    """The rows that a round learns from.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    # Here, since most previews do without loops.
+    from lit_align.loops.store import TRAIN, RoundFolder
+
+    file = RoundFolder.of(run, number).file(TRAIN)
+    if not file.is_file():
+        fix = "list the rounds with `lit-align rounds RUN`; the run is trainer.default_root_dir of the configuration"
+        raise ConfigError("the round has no rows to learn from", got=str(file), fix=fix)
+    return file
 
 
 def show(preview: Preview, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:

@@ -64,8 +64,8 @@ def check_interrupted(
         expected = weights(run_loop(folder / "through", method, seed_file, loop, operations))
     for share in (0.2, 0.5, 0.8):
         again = folder / str(share)
+        method, loop = make()
         with Operations(int(share * operations.count)) as ended, pytest.raises(Killed):
-            method, loop = make()
             run_loop(again, method, seed_file, loop, ended)
         method, loop = make()
         got = weights(run_loop(again, method, seed_file, loop, ckpt_path="last"))

@@ -104,7 +104,9 @@ def test_pairs_are_the_best_and_the_worst_after_the_price_of_length(through):
 
 def test_half_of_what_is_learnt_from_are_offline_pairs_of_other_prompts(through, pairs):
     folder, _, _ = through
-    given = {(row["prompt"], row["chosen"], row["rejected"]) for row in map(json.loads, Path(pairs).open())}
+    given = {
+        (row["prompt"], row["chosen"], row["rejected"]) for row in map(json.loads, Path(pairs).read_text().splitlines())
+    }
     for number in (1, 2):
         learnt = rows(folder, number, "train")
         offline = [row for row in learnt if row["id"].endswith("/offline")]

@@ -46,7 +46,9 @@ def test_a_judge_of_pairs_gives_how_often_an_answer_wins(tiny_model_dir, seed_fi
     run_loop(tmp_path, dpo(tiny_model_dir), seed_file, loop(Prefers(), rounds=1))
     for of in _judged(tmp_path).values():
         # Against itself one half, against the three others 0.9 or 0.1 each.
-        assert sorted(score for _, score in of) == pytest.approx([(0.5 + 0.9 * k + 0.1 * (3 - k)) / 4 for k in range(4)])
+        assert sorted(score for _, score in of) == pytest.approx(
+            [(0.5 + 0.9 * k + 0.1 * (3 - k)) / 4 for k in range(4)]
+        )
 
 
 def test_the_judge_is_released_when_a_round_is_made(tiny_model_dir, seed_file, tmp_path):

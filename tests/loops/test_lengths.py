@@ -72,15 +72,11 @@ def test_no_price_of_a_fine_grid_is_better():
         assert abs(found.difference) <= abs(best.difference)
 
 
-def test_of_equally_good_prices_below_0_the_one_nearest_to_0():
-    """Equally long from a price of 1 on, as the longer answer has to make up for 1."""
-    every = groups([[1.0, 0.0], [0.5, 0.0]], [[5, 6], [6, 5]])
-    assert find_length_price(every) == (0.0, 0.0)
-    every = groups([[1.0, 0.0], [9.0, 0.0], [9.0, 0.0]], [[5, 7], [6, 7], [7, 6]])
-    assert find_length_price(every) == pytest.approx((-0.5, 2 / 3), abs=0.01)
-    assert find_length_price(groups([[1.0, 0.0], [9.0, 0.0], [9.0, 0.0]], [[7, 5], [7, 6], [6, 7]])) == pytest.approx(
-        (0.5, -2 / 3), abs=0.01
-    )
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_equally_good_prices_the_one_nearest_to_0(turn):
+    """The first pair turns round at 1 / 3, as 3 tokens make up for a score of 1, and the second not before 9."""
+    every = groups([[1.0, 0.0], [9.0, 0.0]], [[20 - 5 * turn, 20 - 8 * turn], [20 - 6 * turn, 20 - 7 * turn]])
+    assert find_length_price(every) == pytest.approx((turn / 3, -turn), abs=1e-8)
 
 
 def test_prompts_with_more_and_fewer_answers_count_alike():

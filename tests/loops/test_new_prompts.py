@@ -91,7 +91,9 @@ class TestNewTasks:
         assert [tasks.add(text) for text in (None, "", "?!")] == [False] * 3
         assert tasks.counts == {NO_TASK: 3}
 
-    @pytest.mark.parametrize("limits", [{"similar": 1.5}, {"min_words": 0}, {"min_words": 9, "max_words": 3}])
+    @pytest.mark.parametrize(
+        "limits", [{"similar": 1.5}, {"similar": 0.0}, {"min_words": 0}, {"min_words": 9, "max_words": 3}]
+    )
     def test_limits_out_of_range(self, limits):
         with pytest.raises(ConfigError):
             NewTasks(**limits)

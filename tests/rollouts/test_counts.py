@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 
 import pytest
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from lit_align.core.forward import Scorer
 from lit_align.rollouts.counts import GenerationCounts
-from lit_align.rollouts.engine import Completion, PromptError
+from lit_align.rollouts.engine import Completion, Engine, PromptError
 from lit_align.rollouts.hf_engine import HFEngine
 from lit_align.rollouts.progress import generation_bar
 from tests.helpers import build_tiny_tokenizer, tiny_model
@@ -77,3 +78,19 @@ def test_an_engine_is_let_go_after_a_failure(engine):
     with pytest.raises(PromptError), generation_bar("round 1", 2, engine):
         engine.generate([""])
     assert engine.progress is None
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("hf_engine.HFEngine", {"model": "folder"}),
+        ("vllm_engine.VLLMEngine", {"model": "folder", "options": {"enforce_eager": True}}),
+        ("server_engine.ServerEngine", {"url": "http://localhost:8000", "tokenizer": "folder"}),
+    ],
+)
+def test_engines_can_be_named_in_a_configuration(name, settings):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--engine", type=Engine)
+    config = {"engine": {"class_path": f"lit_align.rollouts.{name}", "init_args": settings}}
+    made = parser.instantiate_classes(parser.parse_object(config)).engine
+    assert type(made).__name__ == name.rpartition(".")[2]

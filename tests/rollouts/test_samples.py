@@ -14,6 +14,7 @@ from lit_align.core.forward import Scorer
 from lit_align.core.sharding import shard
 from lit_align.rollouts import hf
 from lit_align.rollouts.hf import generate
+from lit_align.rollouts.mixing import LogitMix
 from lit_align.rollouts.stepping import can_share
 from tests.helpers import build_tiny_tokenizer, tiny_model
 from tests.launch import launch
@@ -203,19 +204,19 @@ def distributed_job(kind: str):
     tokenizer = build_tiny_tokenizer()
     expected = generate(tiny_model(), tokenizer, PROMPTS, samples=3, **SAMPLING)
     scorer = Scorer(tiny_model()).train()
-    if kind == "fsdp2":
+    if kind != "ddp":
         shard(scorer, init_device_mesh("cpu", (2,)))
     else:
         DistributedDataParallel(scorer)
     mine = range(rank, len(PROMPTS), 2) if rank == 0 else range(1, 2)
     seeds = [3 * 1_000_003 + place * 3 + number for place in mine for number in range(3)]
-    found = generate(
-        scorer, tokenizer, [PROMPTS[place] for place in mine], samples=3, batch_size=4, **(SAMPLING | {"seed": seeds})
-    )
+    # The policy and itself make the policy; its weights are gathered twice.
+    settings = SAMPLING | {"seed": seeds, "mix": LogitMix(scorer) if kind == "mixed" else None}
+    found = generate(scorer, tokenizer, [PROMPTS[place] for place in mine], samples=3, batch_size=4, **settings)
     same(found, [expected[place * 3 + number] for place in mine for number in range(3)], 1e-4)
     return all(part.training for part in scorer.modules())
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "mixed"])
 def test_ranks_share_the_work(kind):
     assert launch(distributed_job, kind) == [True, True]

@@ -1,0 +1,111 @@
+"""Sections on the rounds of a loop: what each was made of, how its figures moved, one prompt from round to round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_align.evaluation.figure_specs import Spec, lines
+from lit_align.evaluation.report_blocks import Block, Figures, Sample, Samples, Section, Table
+from lit_align.evaluation.run_files import Row, RunFiles, mapping, read_lines, words_of
+from lit_align.evaluation.series import is_number
+
+_FIGURES = (
+    ("Length of the answers", "tokens", ("mean_tokens",)),
+    ("Scores of the answers", "", ("score", "held_out_score")),
+    ("Different pairs of words", "share", ("distinct_2",)),
+    ("Answers that were cut", "share", ("unfinished",)),
+    ("Pairs in which the longer answer is chosen", "share", ("longer_wins",)),
+)
+_NAMES = {"held_out_score": "held-out judge", "score": "judge"}
+_MOST_PROMPTS = 24
+
+
+def rounds(runs: Sequence[RunFiles]) -> list[Section]:
+    """Of each run with rounds: a table of its steps, the figures of its rounds, and what it wrote in each."""
+    sections = []
+    for run in runs:
+        folders = _folders(run.folder)
+        manifests = [(number, _manifest(folder, run)) for number, folder in folders]
+        if manifests:
+            name = f": {run.label}" if len(runs) > 1 else ""
+            lead = "The data of every round were made by the policy as it was when the round began."
+            blocks: list[Block] = [_steps(manifests)]
+            specs = _figures(manifests)
+            blocks += [Figures("", "", specs, small=True)] if specs else []
+            blocks += [_samples(folders)]
+            sections.append(Section("rounds", f"Rounds{name}", lead, [block for block in blocks if _is_full(block)]))
+    return sections
+
+
+def _folders(run: Path) -> list[tuple[int, Path]]:
+    found = [(path.name[len("round_") :], path) for path in (run / "rounds").glob("round_*")]
+    return sorted((int(number), path) for number, path in found if number.isdigit())
+
+
+def _manifest(folder: Path, run: RunFiles) -> Row:
+    path = folder / "manifest.json"
+    try:
+        return dict(mapping(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError) as error:
+        run.notes.append(f"{path}: cannot be read ({error})")
+        return {}
+
+
+def _steps(manifests: Sequence[tuple[int, Row]]) -> Table:
+    """A row for each round: how many rows its steps have, what was left out, and when it was made."""
+    names = list(dict.fromkeys(name for _, manifest in manifests for name in mapping(manifest.get("steps"))))
+    table = []
+    for number, manifest in manifests:
+        steps = mapping(manifest.get("steps"))
+        counts = [mapping(steps.get(name)).get("rows") for name in names]
+        left_out: dict[str, int] = {}
+        for step in steps.values():
+            for reason, count in mapping(mapping(step).get("left_out")).items():
+                left_out[reason] = left_out.get(reason, 0) + count
+        seconds = sum(mapping(step).get("seconds", 0) for step in steps.values())
+        said = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+        table.append([number, manifest.get("step"), *counts, round(seconds, 1), said])
+    columns = ["round", "after step", *names, "seconds", "left out"]
+    return Table("rounds", "What the rounds were made of", "Rows of each step, in rounds/round_<n>.", columns, table)
+
+
+def _figures(manifests: Sequence[tuple[int, Row]]) -> list[Spec]:
+    specs = []
+    for title, unit, names in _FIGURES:
+        series = {}
+        for name in names:
+            of = [(number, mapping(manifest.get("stats")).get(name)) for number, manifest in manifests]
+            points = [(float(number), float(value)) for number, value in of if is_number(value)]
+            if len(points) > 1:
+                series[_NAMES.get(name, name.replace("_", " "))] = points
+        if series:
+            specs.append(lines(title, unit, series, x="round"))
+    return specs
+
+
+def _samples(folders: Sequence[tuple[int, Path]]) -> Samples:
+    """The first answer of each round to prompts that several rounds have."""
+    texts: dict[str, dict[int, str]] = {}
+    prompts: dict[str, str] = {}
+    for number, folder in folders:
+        for row in _rows(folder / "prompts.jsonl"):
+            prompts.setdefault(str(row.get("id")), words_of(row.get("prompt", "")))
+        for row in _rows(folder / "candidates.jsonl"):
+            if row.get("sample") == 0:
+                texts.setdefault(str(row.get("id")), {})[number] = words_of(row.get("completion", ""))
+    numbers = [number for number, _ in folders]
+    most = max((len(by_round) for by_round in texts.values()), default=0)
+    kept = [name for name, by_round in texts.items() if len(by_round) == most and name in prompts][:_MOST_PROMPTS]
+    rows = [Sample(prompts[name], [texts[name].get(number, "") for number in numbers], [], []) for name in kept]
+    return Samples("round_answers", "Answers from round to round", "", [f"round {number}" for number in numbers], rows)
+
+
+def _rows(path: Path) -> list[Row]:
+    # The manifest's checksum tells of damage; a page shows what can be read.
+    return read_lines(path, []) if path.is_file() else []
+
+
+def _is_full(block: Block) -> bool:
+    return bool(getattr(block, "rows", True))

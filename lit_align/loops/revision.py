@@ -1,0 +1,113 @@
+"""What people do to rounds that were made: accept what they have changed, or have steps made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lit_align.core.errors import ConfigError
+from lit_align.loops.store import ROUNDS, START, RoundFolder, free_path, round_folders, sha256
+
+
+def changed_steps(folder: RoundFolder) -> list[str]:
+    """Steps whose files are not as they were made, in the order in which they were."""
+    return [
+        name
+        for name, entry in folder.steps.items()
+        if not folder.file(name).is_file() or sha256(folder.file(name)) != entry["sha256"]
+    ]
+
+
+def accept(run: Path, number: int) -> list[str]:
+    """Take the files of a round as somebody has changed them; what was made of them is made again.
+
+    Args:
+        run: the run folder.
+        number: of the round.
+
+    Returns:
+        The steps that are to be made again.
+
+    Raises:
+        ConfigError: there is no such round, or nothing was changed in it.
+    """
+    folder = _folder(run, number)
+    changed = [step for step in changed_steps(folder) if folder.file(step).is_file()]
+    if not changed:
+        raise ConfigError(
+            "nothing in this round was changed", got=str(folder.path), fix="edit one of its files, then accept it"
+        )
+    steps = dict(folder.steps)
+    for name in changed:
+        path = folder.file(name)
+        rows = folder.rows(name)
+        steps[name] = steps[name] | {"sha256": sha256(path), "rows": len(rows), "edited": True}
+    folder.note(steps=steps)
+    names = list(steps)
+    # A later file that was changed too was changed in the knowledge of the earlier one.
+    after = names[names.index(changed[-1]) + 1 :]
+    folder.set_aside(after)
+    _set_aside_rounds_after(run, number)
+    return after
+
+
+def redo(run: Path, number: int, step: str | None = None) -> list[str]:
+    """Have a round made again from a step on; what is there is moved to `stale`.
+
+    Args:
+        run: the run folder.
+        number: of the round.
+        step: the first to be made again; None: all.
+
+    Returns:
+        The steps that are to be made again.
+
+    Raises:
+        ConfigError: there is no such round or step.
+    """
+    folder = _folder(run, number)
+    names = list(folder.steps)
+    if step is not None and step not in names:
+        raise ConfigError(
+            "the round has no such step", got=f"{folder.path}: {step}", fix=f"name one of {', '.join(names)}"
+        )
+    again = names if step is None else names[names.index(step) :]
+    folder.set_aside(again)
+    folder.forget_parts()
+    _set_aside_rounds_after(run, number)
+    return again
+
+
+def start_of(run: Path, number: int) -> Path | None:
+    """The checkpoint from which a round is gone on with; None: the first round begins without one.
+
+    Raises:
+        ConfigError: it was not kept.
+    """
+    if number == 1:
+        return None
+    start = _folder(run, number).path / START
+    if not start.exists():
+        raise ConfigError(
+            "the checkpoint that the round began with was not kept",
+            got=str(start),
+            fix="set keep_starts: true for the loop; now only a run from its beginning can make the round again",
+        )
+    return start
+
+
+def _folder(run: Path, number: int) -> RoundFolder:
+    folder = RoundFolder.of(run, number)
+    if not folder.manifest:
+        known = ", ".join(str(found.number) for found in round_folders(run)) or "none"
+        raise ConfigError("there is no such round", got=f"{folder.path}; rounds: {known}", fix="name one of these")
+    return folder
+
+
+def _set_aside_rounds_after(run: Path, number: int) -> None:
+    """Move later rounds away: they were made by a policy that learnt from what is made again."""
+    stale = run / ROUNDS / "stale"
+    for folder in round_folders(run):
+        if folder.number > number:
+            stale.mkdir(exist_ok=True)
+            os.replace(folder.path, free_path(stale / folder.path.name))
