@@ -8,13 +8,12 @@ from typing import Any, Literal
 from lit_align.callbacks.regeneration import RegenerationCallback
 from lit_align.core.errors import ConfigError
 from lit_align.judges.base import TIE, Judge
-from lit_align.judges.llm import LLMJudge
 from lit_align.loops.ai_labels import comparable, judge_figures, labelled
 from lit_align.loops.judging import check_by_prompt, described
 from lit_align.loops.live import LiveRound
-from lit_align.loops.pairs import AnswerFilter
-from lit_align.loops.principles import CHOICE, check_principles, draw_principle
+from lit_align.loops.principles import by_letters, check_principles, draw_principle
 from lit_align.loops.store import Row
+from lit_align.rollouts.engine import Engine
 
 
 class AIFeedback(RegenerationCallback):
@@ -30,9 +29,10 @@ class AIFeedback(RegenerationCallback):
     the policy on that; equal answers and, unless `keep_unfinished`, those without an end are not compared.
 
     Args:
-        judge: says which of two answers is better; None: the policy as it is in the round, asked for a letter. A
-            judge of one's own is given the principle as the column `principle`; `LLMJudge` with `mode: letters`,
-            `disagreement: mean`, and `template_columns: [principle]` is the papers' labeller.
+        labeller: folder or hub name of a model, or an engine, that is asked for a letter, A or B, in both orders; None:
+            the policy as it is in the round.
+        judge: in place of the labeller, any judge of two answers. It is given the principle as the column `principle`;
+            `LLMJudge` has `template_columns` for it.
         samples: answers to each prompt; every two of them are compared.
         principles: of which one is drawn for each prompt and round, if the data have no column `principle` of their
             own; None: eight of ours.
@@ -50,6 +50,7 @@ class AIFeedback(RegenerationCallback):
 
     def __init__(
         self,
+        labeller: Engine | str | None = None,
         judge: Judge | None = None,
         samples: int = 2,
         principles: list[str] | None = None,
@@ -64,6 +65,9 @@ class AIFeedback(RegenerationCallback):
             raise ConfigError("a comparison needs two answers", got=f"samples: {samples}", fix="give 2 or more")
         if not 0 <= clamp < TIE:
             raise ConfigError("no label could be kept", got=f"clamp: {clamp}", fix="give 0, or more and below 0.5")
+        if judge is not None and labeller is not None:
+            raise ConfigError("answers have one judge", got="judge and labeller", fix="leave one of them out")
+        judge = judge if labeller is None else by_letters(labeller)
         self.judge = None if judge is None else check_by_prompt(judge)
         self.samples, self.principles = samples, check_principles(principles)
         self.labels, self.clamp, self.keep_unfinished = labels, clamp, keep_unfinished
@@ -82,10 +86,11 @@ class AIFeedback(RegenerationCallback):
         """Answers of the policy, and of every two of them the better one with how likely it is better."""
         prompts = [self._with_principle(round, prompt) for prompt in round.prompts()]
         candidates = round.candidates(prompts, self.samples)
-        compared = round.step(
-            "compared", lambda: comparable(candidates, AnswerFilter(self.keep_unfinished, scored=False), round.counts)
-        )
-        verdicts = round.verdicts(prompts, compared, self.judge or self._policy_as_judge(round))
+        keep_cut = self.keep_unfinished
+        compared = round.step("compared", lambda: comparable(candidates, round.counts, keep_unfinished=keep_cut))
+        writer = round.means.writer
+        judge = self.judge or by_letters(writer.engine, as_chat=writer.tokenizer.chat_template is not None)
+        verdicts = round.verdicts(prompts, compared, judge)
         if self.judge is not None:
             self.judge.release()
         rows = round.step("labels", lambda: self._labels(round, prompts, compared, verdicts))
@@ -97,17 +102,6 @@ class AIFeedback(RegenerationCallback):
 
     def _with_principle(self, round: LiveRound, prompt: Row) -> Row:
         return {"principle": draw_principle(self.principles, self.seed, round.number, prompt["id"])} | prompt
-
-    def _policy_as_judge(self, round: LiveRound) -> Judge:
-        writer = round.means.writer
-        return LLMJudge(
-            writer.engine,
-            mode="letters",
-            disagreement="mean",
-            template=CHOICE,
-            template_columns=["principle"],
-            as_chat=writer.tokenizer.chat_template is not None,
-        )
 
     def _labels(
         self, round: LiveRound, prompts: Sequence[Row], compared: Sequence[Row], verdicts: Sequence[Row]

@@ -233,6 +233,11 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         self._set_method(trainer)
         return folder.file(TRAIN)
 
+    @property
+    def reports(self) -> bool:
+        """Whether it is said of the present round what was read of it: once for every checkpoint."""
+        return (self.round - 1) % self.save_every_rounds == 0
+
     def begin_training(self, trainer: Trainer, micro_batches: int) -> None:
         """Start the schedule and the optimiser anew, where a round begins."""
         if not self._begins:

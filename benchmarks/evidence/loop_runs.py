@@ -142,7 +142,7 @@ def run_loop(
     assert steps % epochs == 0, f"{steps} steps are not {epochs} epochs of the same length"
     root = Path(tempfile.mkdtemp(prefix="loop_")) if folder is None else Path(folder)
     keep = _KeepPolicies(Path(tempfile.mkdtemp(prefix="policies_")), epochs)
-    settings = {"learning_rate": learning_rate, "schedule": "linear", "warmup_ratio": 0.0} | method.kwargs
+    settings = {"learning_rate": learning_rate, "schedule": "linear", "warmup_ratio": 0.0, "layout": "padded"} | method.kwargs
     with quiet():
         torch.manual_seed(seed)
         module = getattr(lit_align, method.name)(policy=policy, **settings)

@@ -366,7 +366,8 @@ class PreferenceDataModule(LightningDataModule):
                 # Else a further epoch of the round whose examples are here.
                 self.sets.stores["train"] = read_round(self._current_sets(), file, maker.max_new_tokens)
                 self._round = file
-                self._publish("train")
+                if maker.reports:
+                    self._publish("train")
         run = run_of(trainer, self._take_pending)
         batching = self._batching()
         if trainer.overfit_batches:

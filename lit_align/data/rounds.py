@@ -28,6 +28,11 @@ class Regenerator(Protocol):
 
     max_new_tokens: int
 
+    @property
+    def reports(self) -> bool:
+        """Whether it is said of the present round what was read of it."""
+        ...
+
     def begin_round(self, trainer: Trainer, data: PreferenceDataModule) -> Path | None:
         """The file of the rows that are to be learnt from now, made if they are not there; None: training ends."""
         ...

@@ -1,4 +1,4 @@
-"""How a model's texts become tokens, in a file beside its weights: what `lit-align export` knows and a tokenizer not."""
+"""How a model's texts become tokens, in a file beside its weights: what a run knows and its tokenizer does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether score files have one judge: scores of different judges have scales of their own, and rank nothing together."""
+"""Whether score files have one judge: scores of different judges have scales of their own, and cannot be ranked."""
 
 from __future__ import annotations
 

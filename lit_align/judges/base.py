@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
     reason: str = ""
     """As in `Judged`."""
     orders: tuple[float, float] | None = None
-    """The same probability by either order, with the first response shown first and shown second; None: not asked so."""
+    """The same where the first response is shown first, and where it is shown second; None: not asked twice."""
 
 
 class Counts:

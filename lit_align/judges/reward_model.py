@@ -25,18 +25,19 @@ NOT_FINITE = "the score is not a finite number"
 class RewardModelJudge(CountingPointwise):
     """Scores with a classifier of Hugging Face, as `lit-align score` does.
 
-    A sequence classifier is read at the end of a response. A token classifier is a model of steps: it is read behind each
-    step, and says how likely it is right.
+    A sequence classifier is read at the end of a response. A token classifier is a model of steps: it is read behind
+    each step, and says how likely that one is right.
 
     Args:
         model: folder or hub name.
         weights: for a model of several numbers, how much each counts, by the names of its labels; those that are not
             named do not count. The one number of a cost model counts negatively without being told. For a base model
             with `allow_new_head`, as many numbers as there are names.
-        aggregate: for a model of steps, what their probabilities come to for a response: minimum, product, last or mean.
         standardise_on: mean and standard deviation of the model's scores on other responses; scores are then in units
             of that spread, around that mean.
         allow_new_head: take a model without a head that scores, with a random one.
+        aggregate: for a model of steps, what their probabilities come to for a response: minimum, product, last or
+            mean.
         **text_model: further settings of the model and its texts, see `TextModel`.
 
     Raises:

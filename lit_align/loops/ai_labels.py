@@ -25,9 +25,9 @@ class Labelled(NamedTuple):
     """That the chosen answer is the better one, at least 0.5."""
 
 
-def comparable(candidates: Sequence[Row], usable: AnswerFilter, counts: Counter[str]) -> list[Row]:
+def comparable(candidates: Sequence[Row], counts: Counter[str], *, keep_unfinished: bool) -> list[Row]:
     """Candidates that can be compared with another one to the same prompt; what is left out is counted."""
-    kept: set[tuple[str, int]] = set()
+    usable, kept = AnswerFilter(keep_unfinished, scored=False), set[tuple[str, int]]()
     for name, group in by_prompt(answers(candidates)).items():
         found = usable.keep([row["answer"] for row in group])
         counts[TOO_FEW] += len(found) < 2
@@ -67,9 +67,9 @@ def judge_figures(verdicts: Sequence[Row]) -> dict[str, float]:
     """How sure a judge is, and, where it was asked in both orders, what the order does to it.
 
     Returns:
-        `label_confidence`, mean distance of the probability from 0.5; `same_place_wins`, share of pairs of which the same
-        place won in both orders, which says nothing of the answers; `first_place`, mean probability of the answer
-        that is shown first, 0.5 without bias.
+        `label_confidence`, mean distance of the probability from 0.5; `same_place_wins`, share of pairs of which the
+        same place won in both orders, which says nothing of the answers; `first_place`, mean probability of the
+        answer that is shown first, 0.5 without bias.
     """
     known = [row for row in verdicts if row["probability"] is not None]
     if not known:

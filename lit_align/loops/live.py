@@ -15,6 +15,7 @@ from lit_align.loops.seeds import seed_of, shuffled
 from lit_align.loops.source import as_response
 from lit_align.loops.store import RoundFolder, Row
 from lit_align.loops.writer import Sampling, Writer
+from lit_align.rollouts.progress import generation_bar
 
 
 class Means(NamedTuple):
@@ -95,7 +96,9 @@ class LiveRound(Round):
                 part, samples=samples, number=self.number, sampling=how, purpose=purpose, **more
             )
 
-        return self.spread(name, prompts, write, samples=samples, sampling=how._asdict())
+        title = f"round {self.number}: {name}"
+        with generation_bar(title, samples * len(prompts) // self.ranks.size, self.means.writer.engine):
+            return self.spread(name, prompts, write, samples=samples, sampling=how._asdict())
 
     # ---------------------------------------------------------------- judgements
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lit_align.core.errors import ConfigError
+from lit_align.judges.llm import LLMJudge
 from lit_align.loops.seeds import seed_of
+from lit_align.rollouts.engine import Engine
 
 PRINCIPLES = (
     "The reply gives nobody the means to hurt people, others or themselves.",
@@ -36,8 +38,8 @@ lecture. Write the new reply only."""
 """Asks for a better reply, without a critique."""
 
 CHOICE = """\
-Two replies to the same request follow. Which of them follows this principle better? Where both do, the more useful one \
-is better. Order and length carry no weight.
+Two replies to the same request follow. Which of them follows this principle better? Where both do, the more useful \
+one is better. Order and length carry no weight.
 
 [PRINCIPLE]
 {principle}
@@ -74,3 +76,13 @@ def check_principles(principles: Sequence[str] | None) -> list[str]:
 def draw_principle(principles: Sequence[str], *key: object) -> str:
     """One of the principles at random, the same for the same key; see `seed_of`."""
     return principles[seed_of("principle", *key) % len(principles)]
+
+
+def by_letters(engine: Engine | str, *, as_chat: bool = True) -> LLMJudge:
+    """A judge that asks for the letter of the better reply, under the principle of the column `principle`.
+
+    Args:
+        engine: folder or hub name of a model, or an engine.
+        as_chat: false for models without a chat template.
+    """
+    return LLMJudge(engine, "letters", "mean", template=CHOICE, template_columns=["principle"], as_chat=as_chat)

@@ -12,6 +12,7 @@ from lit_align.core.errors import DataError
 from lit_align.data.rounds import round_records, round_sets
 from lit_align.data.sets import DataSets
 from lit_align.loops.seeds import sample_seed
+from lit_align.loops.source import as_response
 from lit_align.loops.store import Row
 from lit_align.rollouts.engine import Completion, Engine
 
@@ -54,8 +55,8 @@ class Writer:
             **more: further arguments of `Engine.generate`.
 
         Returns:
-            Rows with `id`, `sample` (from 0), `completion`, `tokens`, `finished`, prompt by prompt; and `logps`, if
-            they are asked for.
+            Rows with `id`, `sample` (from 0), `completion`, `tokens`, `finished`, prompt by prompt; `logps`, if they
+            are asked for; and `respelt`, true of those whose text, read again, is other tokens than were drawn.
 
         Raises:
             DataError: a prompt cannot be written to.
@@ -64,7 +65,30 @@ class Writer:
         seeds = [sample_seed(self.seed, number, row["id"], k, purpose) for row in prompts for k in range(samples)]
         completions = self.engine.generate(asked, samples=samples, seed=seeds, **sampling._asdict(), **more)
         numbered = [(row["id"], k) for row in prompts for k in range(samples)]
-        return [self._row(*both, completion) for both, completion in zip(numbered, completions, strict=True)]
+        rows = [self._row(*both, completion) for both, completion in zip(numbered, completions, strict=True)]
+        owners = [prompt for prompt in prompts for _ in range(samples)]
+        for place in self._respelt(owners, [row["completion"] for row in rows], completions, sampling):
+            rows[place]["respelt"] = True
+        return rows
+
+    def _respelt(
+        self, prompts: Sequence[Row], texts: Sequence[str], completions: Sequence[Completion], sampling: Sampling
+    ) -> list[int]:
+        """Places of the completions that training, which reads their texts, will see in other tokens."""
+        places = [place for place, completion in enumerate(completions) if completion.finished and texts[place].strip()]
+        if not places or sampling.stop:
+            # What a stop string ends was not drawn to its end.
+            return []
+        rows = [
+            {**question(prompts[place]), "completion": as_response(prompts[place]["prompt"], texts[place])}
+            for place in places
+        ]
+        sets = round_sets(self.sets, rows, sampling.max_new_tokens)
+        read = {record.example.row: record.example.ids[0] for record in round_records(sets, DataKind.RESPONSES)}
+        drawn = {
+            number: [*completions[place].prompt, *completions[place].ids] for number, place in enumerate(places, 1)
+        }
+        return [place for number, place in enumerate(places, 1) if read.get(number) != drawn[number]]
 
     def _row(self, prompt_id: str, sample: int, completion: Completion) -> Row:
         row: Row = {
@@ -94,8 +118,7 @@ class Writer:
         Raises:
             DataError: a prompt is no prompt.
         """
-        rows: list[Row] = [{name: row[name] for name in ("prompt", "tools") if name in row} for row in prompts]
-        sets = round_sets(self.sets, rows, max_new_tokens)
+        sets = round_sets(self.sets, [question(row) for row in prompts], max_new_tokens)
         found: dict[int, Example] = {
             record.example.row: record.example for record in round_records(sets, DataKind.PROMPTS)
         }
@@ -109,3 +132,8 @@ class Writer:
                     fix="mend it, or remove the row; with data.on_overlong: drop, raise data.max_length",
                 )
         return [list(found[number].ids[0]) for number in range(1, len(prompts) + 1)]
+
+
+def question(prompt: Row) -> Row:
+    """What the data side needs of a prompt."""
+    return {name: prompt[name] for name in ("prompt", "tools") if name in prompt}

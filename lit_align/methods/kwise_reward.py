@@ -3,8 +3,8 @@
 https://arxiv.org/abs/2203.02155, Eq. 1. All K responses to a prompt are scored once, and all pairs of them compared in
 the same step. A prompt counts once however many responses it has: its pairs are divided by their number.
 
-Differs: the paper's responses have no ties; here tied pairs are skipped and not counted. Prompts whose responses are all
-tied teach nothing: they are dropped and counted when data are read, and stand in no mean.
+Differs: the paper's responses have no ties; here tied pairs are skipped and not counted. Prompts whose responses are
+all tied teach nothing: they are dropped and counted when data are read, and stand in no mean.
 """
 
 from __future__ import annotations

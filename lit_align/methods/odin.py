@@ -83,7 +83,7 @@ class ODIN(PairwiseRewardModule):
         if self.training and len(scores) < LEAST and not self._has_warned:
             self._has_warned = True
             rank_zero_warn(
-                f"A micro-batch has {len(scores)} responses, over all ranks: the correlation of fewer than {LEAST} says "
+                f"A micro-batch has {len(scores)} responses, over all ranks: a correlation of fewer than {LEAST} says "
                 "next to nothing of how scores follow length. Raise data.batch_size, or set data.drop_last: true if it "
                 "is the last of an epoch."
             )

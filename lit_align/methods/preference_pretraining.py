@@ -41,8 +41,8 @@ class PreferencePretraining(PairwiseRewardModule):
         recipe = getattr(self.trainer.datamodule, "recipe", None)
         if recipe is not None and recipe.convert != "good_bad_pairs":
             rank_zero_warn(
-                f"data.convert is {recipe.convert}, so that this is plain Bradley-Terry and no pre-training by words of "
-                "good and bad, unless the data hold such pairs already: set data.convert: good_bad_pairs."
+                f"data.convert is {recipe.convert}: unless the data hold pairs of good and bad already, this is plain "
+                "Bradley-Terry, and no pre-training. Set data.convert: good_bad_pairs."
             )
 
     def losses(self, chosen: Tensor, rejected: Tensor) -> Tensor:

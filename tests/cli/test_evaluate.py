@@ -150,8 +150,8 @@ class TestOneJudge:
 
     def test_two_in_one_file_are_refused(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
-        lines = [{"id": str(n), "source": "generated", "model": model, "rm": rm, "prompt": "p", "response": "a", "score": n}
-                 for n in range(4) for model, rm in (("one", "kind"), ("two", "strict"))]  # fmt: skip
+        lines = [{"id": str(n), "source": "generated", "model": model, "rm": rm, "prompt": "p", "response": "a",
+                  "score": n} for n in range(4) for model, rm in (("one", "kind"), ("two", "strict"))]  # fmt: skip
         (tmp_path / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert main(["evaluate", "ranking", "all.jsonl", "--out", "ranks"]) == 2
         assert "kind, strict" in capsys.readouterr().err

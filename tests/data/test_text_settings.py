@@ -34,7 +34,9 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_no_setting_is_as_it_would_be_anyway():
     """Or the test above could not tell whether it was read."""
-    assert [one.name for one in fields(TextSettings) if getattr(OWN, one.name) == getattr(TextSettings(), one.name)] == []
+    assert [
+        one.name for one in fields(TextSettings) if getattr(OWN, one.name) == getattr(TextSettings(), one.name)
+    ] == []
     assert TextSettings.of(Recipe()) == TextSettings()
 
 

@@ -108,7 +108,9 @@ def _parts(cell):
 def _reads(text, value, rows, column):
     """Whether a cell is what a table shows of a value."""
     if value is None or isinstance(value, (str, bool)):
-        return text == (" ".join(value.split()) if isinstance(value, str) else {True: "yes", False: "no"}.get(value, "–"))
+        return text == (
+            " ".join(value.split()) if isinstance(value, str) else {True: "yes", False: "no"}.get(value, "–")
+        )
     if text.endswith("%"):
         return text == percent(value)
     if isinstance(value, int) or text == f"{value:.4g}":
@@ -148,7 +150,9 @@ def _wrong_cards(new, old, lines):
     expected = [f"{line['after']} {line['unit']}".strip() for line in lines]
     wrong += [text for text in new if text not in expected] if new != expected else []
     pairs = zip(old, before, strict=False)
-    return wrong + [text for text, end in pairs if not text.endswith(end)] + (["cards"] if len(old) != len(before) else [])
+    return (
+        wrong + [text for text, end in pairs if not text.endswith(end)] + (["cards"] if len(old) != len(before) else [])
+    )
 
 
 def _wrong_scores(scores, verdicts, samples):

@@ -85,6 +85,20 @@ def all_kinds():
     }  # fmt: skip
 
 
+def with_intervals():
+    """An evaluation whose numbers have many digits, and intervals beside them."""
+    columns = ["model", "points", "low", "high", "share", "wins"]
+    rows = [["a", 1103.4567, 1081.2345, 1125.9876, 0.123456, 12], ["b", 96.789, 88.8888, 99.9999, 0.98765, 7]]
+    samples = [{"prompt": "Why?", "texts": ["a", "b"], "scores": [0.123456, -1.987654]}]
+    headline = {"name": "accuracy", "unit": "%", "before": 0.51234, "after": 0.71234, "interval": [0.68123, 0.74567]}
+    small = {"name": "loss", "unit": "nats", "before": 12.3456, "after": 0.00123456, "note": ""}
+    return all_kinds() | {
+        "tables": [{"id": "ranks", "title": "Ranks", "note": "", "columns": columns, "rows": rows}],
+        "headline": [headline, small], "labels": ["old", "new"],
+        "samples": {"columns": ["chosen", "rejected"], "rows": samples},
+    }  # fmt: skip
+
+
 def data_report():
     tally = {"total": 2, "rows": [3, 7], "more": False}
     return {

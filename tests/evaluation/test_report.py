@@ -152,23 +152,10 @@ def beside_the_page(run):
     return json.loads((run / "report.json").read_text()), texts
 
 
-def with_intervals():
-    """An evaluation whose numbers have many digits, and intervals beside them."""
-    columns = ["model", "points", "low", "high", "share", "wins"]
-    rows = [["a", 1103.4567, 1081.2345, 1125.9876, 0.123456, 12], ["b", 96.789, 88.8888, 99.9999, 0.98765, 7]]
-    samples = [{"prompt": "Why?", "texts": ["a", "b"], "scores": [0.123456, -1.987654]}]
-    headline = {"name": "accuracy", "unit": "%", "before": 0.51234, "after": 0.71234, "interval": [0.68123, 0.74567]}
-    small = {"name": "loss", "unit": "nats", "before": 12.3456, "after": 0.00123456, "note": ""}
-    return pages.all_kinds() | {
-        "tables": [{"id": "ranks", "title": "Ranks", "note": "", "columns": columns, "rows": rows}],
-        "headline": [headline, small], "labels": ["old", "new"], "samples": {"columns": columns[:2], "rows": samples},
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("what", ["a run", "several", "many digits"])
 def test_every_number_of_the_page_is_in_a_file_beside_it(run, other, what):
     if what == "many digits":
-        run = pages.write_evaluation(run.with_name("evaluated"), with_intervals())
+        run = pages.write_evaluation(run.with_name("evaluated"), pages.with_intervals())
     evaluated = pages.write_evaluation(run.with_name("others"))
     html, page = build([run, other, evaluated] if what == "several" else [run])
     assert len(re.findall(r"\d", " ".join(page.read))) > (30 if what == "many digits" else 200)
@@ -179,7 +166,7 @@ def test_every_number_of_the_page_is_in_a_file_beside_it(run, other, what):
 def test_no_digit_of_the_page_can_be_another(run, what):
     """Whatever digit is changed, outside of what models wrote: it is found. So is a pair of numbers that is swapped."""
     if what == "many digits":
-        run = pages.write_evaluation(run.with_name("evaluated"), with_intervals())
+        run = pages.write_evaluation(run.with_name("evaluated"), pages.with_intervals())
     html = without_figures(build([run])[0])
     files = beside_the_page(run)
     assert complaints(html, *files) == []

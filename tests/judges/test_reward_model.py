@@ -210,7 +210,9 @@ class TestSteps:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("LIT_ALIGN_CACHE", str(tmp_path / "cache"))
         responses = ["one | two | three", "one", "a step | " * 12]
-        rows = [{"messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": r}]} for r in responses]
+        rows = [
+            {"messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": r}]} for r in responses
+        ]
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         folder, settings = steps_dir(), {"max_length": 64, "step_separator": "|", "chat_template": "transcript"}
         trainer = Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, logger=False)

@@ -366,7 +366,9 @@ def test_pretraining_without_its_conversion_is_bradley_terry(convert, tiny_model
 
 def test_a_list_of_ties_stands_in_no_mean(tiny_model_dir, tmp_path):
     """It is dropped when data are read, and counted; batches are of the others alone."""
-    rows = [{"prompt": "p", "responses": ["a", "b", "c"], "scores": scores} for scores in ([1, 1, 1], [2, 1, 1], [0, 0, 0])]
+    rows = [
+        {"prompt": "p", "responses": ["a", "b", "c"], "scores": scores} for scores in ([1, 1, 1], [2, 1, 1], [0, 0, 0])
+    ]
     (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = lit_align.PreferenceDataModule(str(tmp_path / "ranked.jsonl"), cache_dir=tmp_path / "cache")
     module = ready("KWiseReward", tiny_model_dir)
