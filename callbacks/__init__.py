@@ -10,6 +10,7 @@ _PUBLIC = {
     "AIFeedback": "ai_feedback",
     "RunCheckpoint": "checkpoint",
     "CompletionsTable": "completions_table",
+    "ContextDistilled": "context_distillation",
     "DICE": "dice",
     "DriftAlarm": "drift_alarm",
     "ExactResume": "exact_resume",
@@ -27,6 +28,7 @@ _PUBLIC = {
     "RunReport": "run_report",
     "SPIN": "spin",
     "SPPORounds": "sppo_rounds",
+    "SelfRewarding": "self_rewarding",
     "ThreeDDiagnostics": "three_d_diagnostics",
     "Timing": "timing",
 }

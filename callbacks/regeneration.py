@@ -150,6 +150,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         self._data = ""
         self._begins = False
         self._seen: Seen | None = None
+        self._seed_set: Seed | None = None
 
     # ---------------------------------------------------------------- the algorithm
 
@@ -335,7 +336,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         """Make a round's rows, as far as they are not there; then let the reference follow the policy."""
         module = self.module = cast("AlignmentModule", trainer.lightning_module)
         ranks = Ranks(trainer.global_rank, trainer.world_size, lambda: trainer.strategy.barrier("rounds"))
-        seed = Seed(data.sets, self.seed_kind)
+        seed = self._seed_set = self._seed_set or Seed(data.sets, self.seed_kind)
         weights = weights_digest(module.policy)
         inputs = digest(self._settings(), seed.fingerprint, module.policy_name, weights, self._before(folder))
         if ranks.is_first:

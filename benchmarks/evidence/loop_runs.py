@@ -60,7 +60,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from lightning.pytorch import Callback, LightningModule, Trainer
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lit_align
 from evidence.experiment import Run
@@ -176,7 +176,7 @@ def sample(
 ) -> list[list[Answered]]:
     """What a policy answers, `samples` answers to each prompt; the same seed draws with the same random numbers."""
     with quiet():
-        model, tokenizer = LlamaForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
         done = generate(
             model,
             tokenizer,

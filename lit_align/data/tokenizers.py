@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lit_align.core.errors import ConfigError
 from lit_align.core.pretrained import load_config
 from lit_align.data.templates import resolve_template
+
+_UNLIMITED = 10**9
 
 
 def adjusted(
@@ -62,12 +65,17 @@ def most_positions(name: str | None, revision: str | None = None, trust_remote_c
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model.
     """
-    unlimited = 10**9
     if name is None:
-        return unlimited
+        return _UNLIMITED
     try:
-        config = load_config(name, revision, trust_remote_code)
+        return _positions(name, revision, trust_remote_code)
     except ConfigError:
         # An adapter, or a folder with a tokenizer only: whoever builds the model will tell what is wrong.
-        return unlimited
-    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or unlimited)
+        return _UNLIMITED
+
+
+@cache
+def _positions(name: str, revision: str | None, trust_remote_code: bool) -> int:
+    """Asked for in every round of a loop, and of a hub each time."""
+    config = load_config(name, revision, trust_remote_code)
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or _UNLIMITED)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_align.evaluation.quickstart_kinds import assistant, make_kinds, user
+from lit_align.evaluation.quickstart_kinds import assistant, demonstration, make_kinds, user
 from lit_align.evaluation.quickstart_language import (
     COURTEOUS,
     FRAMES,
@@ -55,6 +55,7 @@ class World(NamedTuple):
     game_pairs: list[dict[str, Any]]
     contextual: list[dict[str, Any]]
     paraphrased: list[dict[str, Any]]
+    judging: list[dict[str, Any]]
 
     def texts(self) -> list[str]:
         """All messages that the quickstart trains on: the tokenizer is made of these."""
@@ -94,8 +95,8 @@ def make_world(seed: int = 0) -> World:
     asked_twice = [prompt for prompt in training for _ in range(DEMONSTRATIONS_PER_PROMPT)]
     rng.shuffle(asked_twice)
     return World(
-        demonstrations=[_demonstration(prompt, rng) for prompt in asked_twice],
-        demonstrations_heldout=[_demonstration(prompt, rng) for prompt in heldout],
+        demonstrations=[demonstration(prompt, rng) for prompt in asked_twice],
+        demonstrations_heldout=[demonstration(prompt, rng) for prompt in heldout],
         preferences=[_preference(prompt, rng) for prompt in rng.sample(training, TRAINING_PAIRS)],
         preferences_heldout=[_preference(prompt, rng) for prompt in heldout],
         prompts_heldout=[{"prompt": user(prompt)} for prompt in heldout],
@@ -164,11 +165,6 @@ def train_tokenizer(texts: Iterable[str]) -> Any:
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
-
-
-def _demonstration(prompt: Prompt, rng: random.Random) -> dict[str, Any]:
-    tone = COURTEOUS if rng.random() < prompt.frame.courtesy else RUDE
-    return {"prompt": user(prompt), "completion": assistant(write_reply(prompt.question, tone, rng))}
 
 
 def _preference(prompt: Prompt, rng: random.Random) -> dict[str, Any]:

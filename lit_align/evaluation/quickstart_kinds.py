@@ -23,6 +23,8 @@ from lit_align.evaluation.quickstart_language import (
     write_graded_reply,
     write_reply,
 )
+from lit_align.judges.llm_score import SelfJudge
+from lit_align.judges.teaching import judgements
 
 Row = dict[str, Any]
 
@@ -34,6 +36,10 @@ _SHARPNESS = 5.0
 """Log-odds that a labeller prefers a reply, per difference of scores."""
 RULES = "Be courteous, whatever the tone of the question."
 """What stands before the question for a teacher."""
+JUDGE_TEMPLATE = (
+    "[QUESTION]\n{prompt}\n[END OF QUESTION]\n[ANSWER]\n{response}\n[END OF ANSWER]\nHow courteous is the answer?"
+)
+"""In what words a model of this world is asked to judge: its context is too short for those of `SelfJudge`."""
 _NOISE = 0.08
 """Less than half of the least distance between two grades: better replies have better scores."""
 DAYS = 100
@@ -64,7 +70,8 @@ def make_kinds(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Row]]:
         is higher), steps (a remark, an answer and a remark, each right or wrong), rated (HelpSteer's attributes from 0
         to 4, some of them null), safe_pairs (the chosen reply is the kinder one; a courteous reply counts as
         harmless), game_pairs (pairs of people, and courteous replies against others, as of a model), paraphrased (a
-        question in two frames), contextual (rules before the question, and a reply that follows them).
+        question in two frames), contextual (rules before the question, and a reply that follows them), judging
+        (demonstrations, half of them as in `demonstrations`, half of what a judge says of replies, from 0 to 3).
     """
     makers: dict[str, Callable[[Prompt, random.Random], Row]] = {
         "ranked": _ranked,
@@ -83,7 +90,8 @@ def make_kinds(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Row]]:
     for name, make in makers.items():
         rng = random.Random(f"{seed}/{name}")
         rows[name] = [make(prompt, rng) for prompt in rng.sample(prompts, ROWS)]
-    return {**rows, "paraphrased": _paraphrased(prompts, random.Random(f"{seed}/paraphrased"))}
+    more = {"paraphrased": _paraphrased, "judging": _judging}
+    return {**rows, **{name: make(prompts, random.Random(f"{seed}/{name}")) for name, make in more.items()}}
 
 
 def user(prompt: Prompt) -> list[dict[str, str]]:
@@ -94,6 +102,12 @@ def user(prompt: Prompt) -> list[dict[str, str]]:
 def assistant(text: str) -> list[dict[str, str]]:
     """A reply as turns of a conversation."""
     return [{"role": "assistant", "content": text}]
+
+
+def demonstration(prompt: Prompt, rng: random.Random) -> Row:
+    """A reply that mirrors the tone of the person, most of the time."""
+    tone = COURTEOUS if rng.random() < prompt.frame.courtesy else RUDE
+    return {"prompt": user(prompt), "completion": assistant(write_reply(prompt.question, tone, rng))}
 
 
 def _score(grade: int, rng: random.Random) -> float:
@@ -226,6 +240,15 @@ def _paraphrased(prompts: Sequence[Prompt], rng: random.Random) -> list[Row]:
         other = rng.choice([other for other in asked[prompt.question.text] if other != prompt])
         reply = assistant(write_reply(prompt.question, COURTEOUS, rng))
         rows.append({"prompt": user(prompt), "paraphrase": user(other), "completion": reply})
+    return rows
+
+
+def _judging(prompts: Sequence[Prompt], rng: random.Random) -> list[Row]:
+    """What teaches a model to answer and to judge, as Self-Rewarding begins with."""
+    judge = SelfJudge("the policy", high=len(GRADES) - 1, template=JUDGE_TEMPLATE)
+    judged = judgements([_ranked(prompt, rng) for prompt in rng.sample(prompts, ROWS // 2)], judge)
+    rows = judged + [demonstration(prompt, rng) for prompt in rng.sample(prompts, len(judged))]
+    rng.shuffle(rows)
     return rows
 
 

@@ -28,6 +28,7 @@ MODULES = {
     "SelfJudge": "llm_score",
     "Verdict": "base",
     "judge_from_config": "loading",
+    "judgements": "teaching",
 }
 """The module of each public name."""
 

@@ -33,7 +33,8 @@ SCORE_LINE = (
     rf"(?im)^{_GAP}score{_GAP}[:=]{_GAP}(-?\d+(?:\.\d+)?){_GAP}(?:/{_GAP}\d+{_GAP})?(?:\.{_GAP})?$"  # no two gaps touch
 )
 """A line that is a score and nothing else, such as `Score: 4`, `score = 3.5/5.`"""
-_LEAD = "Score:"
+LEAD = "Score:"
+"""What stands before a score."""
 
 
 class LLMScoreJudge(CountingPointwise):
@@ -110,10 +111,15 @@ class LLMScoreJudge(CountingPointwise):
             requests = [with_reference(*both) for both in zip(requests, references, strict=True)]
         questions = []
         for request, completion in zip(requests, completions, strict=True):
-            response, removed = without_lines(completion, self.pattern, self.template)
+            question, removed = self.question(request, completion)
             self.counts.events[GUARDED] += removed
-            questions.append(fill(self.template, prompt=request, response=response, task=self.task))
+            questions.append(question)
         return self._expected(questions) if self.mode == "expected" else self._written(questions)
+
+    def question(self, request: str, completion: str) -> tuple[str, int]:
+        """What the model is asked about a response, and how many lines of it are not shown to it."""
+        response, removed = without_lines(completion, self.pattern, self.template)
+        return fill(self.template, prompt=request, response=response, task=self.task), removed
 
     # ---------------------------------------------------------------- written
 
@@ -152,14 +158,14 @@ class LLMScoreJudge(CountingPointwise):
         """Means of the allowed scores by their probabilities."""
         scores = range(self.low, self.high + 1)
         refused: dict[int, str] = {}
-        leads = [_LEAD] * len(questions)
+        leads = [LEAD] * len(questions)
         if self.rationale:
             prompts = [opened(question, "", as_chat=self.as_chat) for question in questions]
-            for place, answer in enumerate(self._answers(prompts, 0, stop=[_LEAD])):
+            for place, answer in enumerate(self._answers(prompts, 0, stop=[LEAD])):
                 if isinstance(answer, str):
                     refused[place] = answer
                 else:
-                    leads[place] = f"{answer[0].strip()}\n{_LEAD}"
+                    leads[place] = f"{answer[0].strip()}\n{LEAD}"
         asked = [place for place in range(len(questions)) if place not in refused]
         prompts = [opened(questions[place], leads[place], as_chat=self.as_chat) for place in asked]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, cast
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, cast
 
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import ConfigError, DataError
@@ -13,6 +15,7 @@ from lit_align.data.rounds import round_sets
 from lit_align.data.text_settings import TextSettings
 from lit_align.judges.base import PointwiseJudge
 from lit_align.judges.implicit import ImplicitReward
+from lit_align.judges.llm_score import SelfJudge
 from lit_align.loops.live import LiveRound, by_prompt
 from lit_align.loops.seeds import shuffled
 from lit_align.loops.source import Seed
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 PAIRS, SCORES = "human_pairs", "human_scores"
 """Names of the steps that a judge is examined in."""
+_SEEDS = 1_000_003
+"""Seeds that judges multiply are below."""
 
 
 @contextmanager
@@ -54,6 +59,46 @@ def implicit_reward(round: LiveRound, module: AlignmentModule, reference: Refere
             stack.enter_context(gathered(judge.reference.scorer))
         yield judge
     judge.release()
+
+
+def asked_policy(round: LiveRound, settings: Mapping[str, Any]) -> SelfJudge:
+    """The policy as it is now, asked to grade answers.
+
+    Args:
+        round: that judges; the engine that writes its answers is asked.
+        settings: of `SelfJudge`.
+    """
+    seed = round.seed_for("judge") % _SEEDS
+    return SelfJudge(round.means.writer.engine, **{"seed": seed, **settings})
+
+
+def check_opinions(scores: Sequence[Row], least: float) -> float:
+    """Refuse a judge that gives all answers to a prompt the same score.
+
+    Args:
+        scores: rows of `LiveRound.scores`.
+        least: what the highest and the lowest score of some prompt must be apart.
+
+    Returns:
+        What they are apart on average, over the prompts with two scores or more.
+
+    Raises:
+        DataError: there are no such prompts, or none in which the scores are as far apart.
+    """
+    given = [[row["score"] for row in rows if row["score"] is not None] for rows in by_prompt(scores).values()]
+    spreads = [max(known) - min(known) for known in given if len(known) > 1]
+    if not spreads or max(spreads) < least:
+        reasons = Counter(row["reason"].partition(": ")[0] for row in scores if row["score"] is None)
+        known = [score for one in given for score in one]
+        raise DataError(
+            "the judge does not tell answers to the same prompt apart",
+            value=f"{len(known)} of {len(scores)} answers have a score"
+            + (f", from {min(known):.4g} to {max(known):.4g}" if known else "")
+            + "".join(f"; {count} times: {reason}" for reason, count in reasons.most_common(2)),
+            fix="teach the policy to judge first, with demonstrations of judging (judges.teaching), and ask it in "
+            "the same words; or sample more varied answers",
+        )
+    return fmean(spreads)
 
 
 def reference_of(module: AlignmentModule) -> Reference:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import DataError
 from lit_align.data.canonical import CanonicalRow, Completion, Message
@@ -34,15 +36,16 @@ class Seed:
         # What the method asks of its rows, it asks of those that the loop will make.
         self._pipeline.demands = NO_DEMANDS
         self.report = DataReport(str(self.source))
+        self._rows: list[Row] = []
 
-    @property
+    @cached_property
     def fingerprint(self) -> list[str]:
         """Changes with the rows and with how they are read."""
         recipe = self._pipeline.recipe
         return [fingerprint(self.source), self.kind.value, repr((recipe.columns, recipe.format, recipe.convert))]
 
     def rows(self) -> list[Row]:
-        """The rows, each with `id`, `row` (its number in the set), `prompt`, and what else the data say.
+        """The rows, read once, each with `id`, `row` (its number in the set), `prompt`, and what else the data say.
 
         Demonstrations have `completion`, pairs `chosen` and `rejected`, all as text. Columns that are not part of the
         format keep their names.
@@ -50,6 +53,10 @@ class Seed:
         Raises:
             DataError: there is nothing to begin with.
         """
+        self._rows = self._rows or self._read()
+        return self._rows
+
+    def _read(self) -> list[Row]:
         local = isinstance(self.source, str) and local_path(self.source) is not None
         raw_rows = read_rows(self.source, streaming=local)
         fmt = self._pipeline.recognise(str(self.source), *peek(raw_rows))

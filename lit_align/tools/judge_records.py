@@ -117,4 +117,8 @@ def _record(items: Items, item: Item, result: Any) -> Record:
     file, row = items.places.find(item.row)
     names = ("completion",) if len(item.texts) == 1 else ("first", "second")
     texts = dict(zip(names, item.texts, strict=True))
-    return {"file": file, "row": row, **item.about, "prompt": item.prompt, **texts, **result._asdict()}
+    said = result._asdict()
+    if said.get("orders", ...) is None:
+        # Of judges that are not asked in two orders.
+        del said["orders"]
+    return {"file": file, "row": row, **item.about, "prompt": item.prompt, **texts, **said}

@@ -11,9 +11,8 @@ import torch
 
 from lit_align.callbacks import AIFeedback
 from lit_align.core.errors import ConfigError
-from lit_align.judges import LLMJudge
 from lit_align.loops.live import by_prompt
-from lit_align.loops.principles import CHOICE, PRINCIPLES
+from lit_align.loops.principles import PRINCIPLES
 from lit_align.methods.sft import SFT
 from lit_align.methods.soft_dpo import SoftDPO
 from tests.callbacks.judged import LOOP, Likes, Prefers, check_interrupted, write_prompts
@@ -25,14 +24,14 @@ SETTINGS = {name: value for name, value in LOOP.items() if name != "missing_eos_
 
 
 def loop(judge=None, **settings) -> AIFeedback:
-    return AIFeedback(judge, **(SETTINGS | {"keep_unfinished": True, "rounds": 1} | settings))
+    return AIFeedback(judge=judge, **(SETTINGS | {"keep_unfinished": True, "rounds": 1} | settings))
 
 
 def soft_dpo(model) -> SoftDPO:
     return SoftDPO(policy=model, beta=0.5, optimizer=partial(torch.optim.SGD, lr=0.05), warmup_ratio=0.0)
 
 
-def labeller(seen=None, bias=2.0) -> LLMJudge:
+def engine(seen=None, bias=2.0) -> FakeEngine:
     """Likes what `Likes` does, and the place that is shown first."""
 
     def weigh(text, candidates):
@@ -42,13 +41,7 @@ def labeller(seen=None, bias=2.0) -> LLMJudge:
         odds = math.tanh(first - second) + bias
         return [-math.log1p(math.exp(-odds)), -math.log1p(math.exp(odds))]
 
-    return LLMJudge(
-        FakeEngine(weigh=weigh),
-        mode="letters",
-        disagreement="mean",
-        template=CHOICE,
-        template_columns=["principle"],
-    )
+    return FakeEngine(weigh=weigh)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +51,7 @@ def seed_file(tmp_path_factory) -> str:
 
 def test_labels_are_the_mean_of_both_orders(tiny_model_dir, seed_file, tmp_path):
     seen = []
-    run_loop(tmp_path, soft_dpo(tiny_model_dir), seed_file, loop(labeller(seen), samples=3))
+    run_loop(tmp_path, soft_dpo(tiny_model_dir), seed_file, loop(labeller=engine(seen), samples=3))
     verdicts = rows(tmp_path, 1, "verdicts")
     assert len(verdicts) == 3 * 6
     texts = {(row["id"], row["sample"]): row["completion"] for row in rows(tmp_path, 1, "candidates")}
@@ -112,11 +105,12 @@ def test_methods_that_learn_from_demonstrations_are_refused(tiny_model_dir, seed
 
 
 @pytest.mark.parametrize(("setting", "what"), [({"samples": 1}, "two answers"), ({"clamp": 0.5}, "no label"),
-                                               ({"principles": []}, "needs principles")])  # fmt: skip
+                                               ({"principles": []}, "needs principles"),
+                                               ({"labeller": "some/model"}, "answers have one judge")])  # fmt: skip
 def test_settings_that_label_nothing_are_refused(setting, what):
     with pytest.raises(ConfigError, match=what):
         loop(Prefers(), **setting)
 
 
 def test_it_survives_being_ended_anywhere(tiny_model_dir, seed_file, tmp_path):
-    check_interrupted(tmp_path, lambda: (soft_dpo(tiny_model_dir), loop(labeller(), rounds=2)), seed_file)
+    check_interrupted(tmp_path, lambda: (soft_dpo(tiny_model_dir), loop(labeller=engine(), rounds=2)), seed_file)

@@ -177,6 +177,11 @@ def test_token_classifiers(further, files, tiny_model_dir):
         assert record["token_rewards"] == pytest.approx(steps.tolist(), rel=1e-3)
         assert record["token_texts"] == ["\n"] * len(steps)
         assert record["reward"] == pytest.approx(steps.prod().item(), rel=1e-3)
+    # A judge knows from the folder what ends a step.
+    judge = RewardModelJudge(str(folder), aggregate="product")
+    asked = [[record[name].removeprefix("<s>") for record in records] for name in ("prompt", "completion")]
+    rewards = [record["reward"] for record in records]
+    assert [judged.score for judged in judge.score(*asked)] == pytest.approx(rewards, rel=1e-3)
 
 
 CHAT = ("--data.as_chat", "true", "--data.system_prompt", "Be kind.", "--data.chat_template", "chatml")

@@ -64,7 +64,9 @@ def test_pairs_are_compared_in_both_orders(folder, capsys):
     command = ["judge", "--judge", "LLMJudge", "--judge.engine", "engine.Longer", "--data", "pairs.jsonl"]
     assert main(command) == 0
     records = lines(folder / "judged.jsonl")
-    assert list(records[0]) == ["file", "row", "pair", "prompt", "first", "second", "probability", "reason"]
+    names = ["file", "row", "pair", "prompt", "first", "second", "probability", "reason", "orders"]
+    assert list(records[0]) == names
+    assert [record["orders"] for record in records[:2]] == [[1.0, 1.0], [0.0, 1.0]]
     # The first pair's chosen response wins in both orders; in the others the second place does.
     assert [record["probability"] for record in records] == [1.0, 0.5, 0.5, 0.5, 0.5, 0.5]
     summary = json.loads((folder / "judged.summary.json").read_text())
@@ -91,6 +93,7 @@ def test_pairs_with_a_judge_that_scores(folder, reward):
         == 0
     )
     assert {record["probability"] for record in lines(folder / "judged.jsonl")} <= {0.0, 0.5, 1.0}
+    assert all("orders" not in record for record in lines(folder / "judged.jsonl"))
 
 
 def test_answers_are_checked_against_a_column(folder, capsys):

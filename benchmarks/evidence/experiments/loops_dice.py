@@ -80,7 +80,6 @@ def loops_dice(run: Run) -> None:
                 temperature=1.0,
                 top_p=1.0,
                 gate_accuracy=0.0,
-                stop_on_alarm=False,
                 seed=seed,
                 **given,
                 **LOOP,

@@ -1,4 +1,4 @@
-"""Tiny language models for worlds of texts: a tokenizer whose tokens are words, a Llama, and its first training."""
+"""Tiny language models for worlds of texts: a tokenizer whose tokens are words, a GPT-2, and its first training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from evidence.worlds.style import Row, Style
 
@@ -37,16 +37,17 @@ def tokenizer_of(world: Style) -> PreTrainedTokenizerFast:
     )
 
 
-def new_model(world: Style, seed: int, *, layers: int = 1, hidden: int = 32, heads: int = 2) -> LlamaForCausalLM:
-    """A Llama with random weights."""
-    config = LlamaConfig(
+def new_model(world: Style, seed: int, *, layers: int = 1, hidden: int = 32, heads: int = 2) -> GPT2LMHeadModel:
+    """A GPT-2 with random weights: its positions are learnt, so that one layer can tell how long an answer is."""
+    config = GPT2Config(
         vocab_size=len(SPECIAL) + len(world.vocabulary()),
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=128,
+        n_positions=128,
+        n_embd=hidden,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
         tie_word_embeddings=False,
         pad_token_id=0,
         bos_token_id=1,
@@ -54,7 +55,7 @@ def new_model(world: Style, seed: int, *, layers: int = 1, hidden: int = 32, hea
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        return GPT2LMHeadModel(config)
 
 
 def base_policy(
@@ -132,7 +133,7 @@ def _encoded(tokenizer: Any, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.T
 
 
 def _imitate(
-    model: LlamaForCausalLM,
+    model: GPT2LMHeadModel,
     ids: torch.Tensor,
     labels: torch.Tensor,
     seed: int,
