@@ -189,10 +189,13 @@ def page(results: dict[str, Any]) -> str:
     """Results as markdown."""
     own = results["machine"]
     lines = [
-        f"torch {own['torch']}, transformers {own['transformers']}, one thread of a {own['processor']} with "
+        f"torch {own['torch']}, transformers {own['transformers']}, one thread on {own['processor']}, "
         f"{own['cores']} cores; load of the machine at the start {own['load']} (other work ran beside it). "
         f"{PROMPTS} prompts, {SAMPLES} samples of each, up to {NEW} tokens, batches of {ROWS} rows; tokens per second "
         "of CPU time, median [min-max] of three repeats in turn after a warm-up (`python benchmarks/rollouts.py`).",
+        "",
+        "Continuous batching is made for GPUs. Its room is set by hand here (as many rows, 512 tokens a step, no "
+        "graphs): left alone, it takes a share of the CPU's free memory and fills it first.",
         "",
     ]
     for name, found in results["models"].items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_align.callbacks.regeneration import RegenerationCallback
 from lit_align.core.ranges import not_negative, positive
@@ -56,6 +56,33 @@ class JudgedLoop(RegenerationCallback, ABC):
 
     def _priced(self, row: Row) -> Row:
         return row if row["score"] is None else row | {"score": row["score"] - (self.missing_eos_penalty or 0)}
+
+
+class Draw(NamedTuple):
+    """Answers of one kind."""
+
+    name: str
+    """Of the step, and of the column `drawn` of the candidates."""
+    prompts: Sequence[Row]
+    samples: int
+    more: dict[str, Any] = {}
+    """Further arguments of `LiveRound.candidates`."""
+
+
+def drawn(round: LiveRound, prompts: Sequence[Row], draws: Sequence[Draw]) -> list[Row]:
+    """Candidates of several kinds, with samples of their own: the step `candidates`, after one for each kind.
+
+    Args:
+        round: which these steps belong to.
+        prompts: all of them.
+        draws: what is drawn for which of them.
+    """
+    every: dict[str, list[Row]] = {prompt["id"]: [] for prompt in prompts}
+    for name, asked, samples, more in draws:
+        for row in round.candidates(asked, samples, name=name, **more):
+            own = every[row["id"]]
+            own.append(row | {"sample": len(own), "drawn": name})
+    return round.step("candidates", lambda: [row for rows in every.values() for row in rows])
 
 
 def scored_groups(prompts: Sequence[Row], found: Sequence[Row]) -> list[tuple[Row, list[Any]]]:

@@ -50,6 +50,7 @@ class DICE(RegenerationCallback):
     """
 
     seed_kind: ClassVar[DataKind] = DataKind.PAIRS
+    same_judge: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lit_align.callbacks._judged import JudgedLoop
+from lit_align.callbacks._judged import Draw, JudgedLoop, drawn
 from lit_align.core.errors import ConfigError
 from lit_align.core.ranges import not_negative
 from lit_align.judges.base import Judge
@@ -101,15 +101,9 @@ class IterativeDPO(JudgedLoop):
         """The answers to each prompt; half of them by the enhancer, if it writes by itself."""
         if self.enhancer != "temperature":
             return round.candidates(prompts, self.samples)
-        own = self.samples - self.samples // 2
         hotter = self.sampling._replace(temperature=self.enhancer_temperature)
-        calm = by_prompt(round.candidates(prompts, own, name="own"))
-        bold = by_prompt(round.candidates(prompts, self.samples // 2, name="enhancer", sampling=hotter))
-
-        def both(name: str) -> list[Row]:
-            return [*calm[name], *(row | {"sample": own + row["sample"]} for row in bold[name])]
-
-        return round.step("candidates", lambda: [row for prompt in prompts for row in both(prompt["id"])])
+        own = Draw("own", prompts, self.samples - self.samples // 2)
+        return drawn(round, prompts, [own, Draw("enhancer", prompts, self.samples // 2, {"sampling": hotter})])
 
     def _entrants(self, candidates: Sequence[Row], scores: Sequence[Row]) -> list[Row]:
         """Answers that may become pairs: all, or the first and the one that the enhancer picks from the others."""

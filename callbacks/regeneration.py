@@ -63,7 +63,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         top_k: sample from so many of the likeliest tokens; None: from all.
         min_p: sample from tokens that have at least this share of the likeliest one's probability.
         stop: strings that end a completion.
-        batch_size: prompts that are completed at a time, on each process.
+        batch_size: completions that are written at a time, on each process.
         seed: of all that is drawn; None: that of `seed_everything`, or 0.
         reference: "previous": the reference becomes the policy of each round's beginning; "initial": it stays.
         reuse: rows that a round learns from besides its own: none, those of the round before, or of all.
@@ -88,6 +88,8 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
     """What `data.train` is read as; prompts: anything that has prompts."""
     teaches: ClassVar[frozenset[DataKind]] = frozenset({DataKind.PAIRS})
     """What the rows of a round are, and so what methods may learn from them."""
+    same_judge: ClassVar[bool] = True
+    """Whether answers of all rounds are scored by one judge, so that their scores can be compared."""
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.DATA_REGENERATION, Capability.REFERENCE_REFRESH})
 
     def __init__(
@@ -360,7 +362,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             own = round.last
             self.watch.held_out(round)
             round.step(TRAIN, lambda: self._mixed(rows, round), reuse=self.reuse)
-            self._seen = self.watch.look(round, rows, trainer.global_step)
+            self._seen = self.watch.look(round, rows, trainer.global_step, comparable=self.same_judge)
         if ranks.is_first:
             folder.note(own=own)
             # Of a step that a process was killed right after.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from lit_align.callbacks.regeneration import RegenerationCallback
 from lit_align.core.errors import ConfigError
@@ -47,6 +47,8 @@ class SelfRewarding(RegenerationCallback):
     Raises:
         ConfigError: a setting is out of range.
     """
+
+    same_judge: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lit_align.callbacks as callbacks
 from lit_align.core.batch import DataKind
+from lit_align.core.capabilities import Capability
 
 WORDS = ["river", "stone", "a small boat", "morning", "the old bridge", "rain", "lantern", "far away"]
 
@@ -87,6 +89,15 @@ WRITERS = {
 """Kind: what writes row i of it."""
 CONVERT = {DataKind.UNPAIRED: "pairs_to_unpaired", DataKind.DEMONSTRATIONS: "pairs_to_chosen"}
 """Kinds that are made of pairs: by which conversion."""
+
+
+def loop_of(config: dict[str, Any]) -> str | None:
+    """File of the callback of a configuration that makes its training data; None: they are given."""
+    for callback in config["trainer"].get("callbacks", []):
+        cls = getattr(callbacks, callback["class_path"].rpartition(".")[2], None)
+        if Capability.DATA_REGENERATION in getattr(cls, "provides", ()):
+            return str(cls.__module__.rpartition(".")[2])
+    return None
 
 
 def write_files(folder: Path, rows: int) -> dict[DataKind, str]:

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback
 import lit_align.methods
 from lit_align.core.module import AlignmentModule
 from tests.cases import CASES
+from tests.rows import loop_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
@@ -89,12 +90,13 @@ def test_a_method_has_a_configuration_that_names_it(slug):
     assert config["trainer"]["default_root_dir"] == f"runs/{slug}"
 
 
-def test_configurations_are_those_of_methods_and_their_variants():
+def test_configurations_are_those_of_methods_of_loops_and_their_variants():
     variants = {path.stem for path in (ROOT / "configs").glob("*.yaml")} - {*METHODS}
     for variant in variants:
         config = yaml.safe_load((ROOT / "configs" / f"{variant}.yaml").read_text(encoding="utf-8"))
-        slug = lit_align.methods.MODULES[config["model"]["class_path"]]
-        assert variant.startswith(f"{slug}_")
+        loop = loop_of(config)
+        slug = lit_align.methods.MODULES[config["model"]["class_path"]] if loop is None else loop
+        assert variant.startswith(f"{slug}_") or variant == loop
         assert config["trainer"]["default_root_dir"] == f"runs/{variant}"
 
 

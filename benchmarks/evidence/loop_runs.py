@@ -3,24 +3,22 @@
 How to write a loop experiment, in experiments/loops_<name>.py:
 
     from evidence.experiment import Run, experiment
-    from evidence.loop_runs import Arms, evaluate, run_loop
+    from evidence.loop_runs import LOOP, Arms, evaluate, run_loop
     from evidence.product import method
     from evidence.worlds.style import Gold, Style
     from evidence.worlds.tiny import base_policy
+    from lit_align.callbacks.spin import SPIN
 
     @experiment(claim=..., paper=..., world=..., budget=..., seeds=3)
     def loops_spin(run: Run) -> None:
-        if not run.needs("SPIN"):
-            return
         world, arms = Style(), Arms(run)
         (dpo,) = run.present(method("DPO", "SPIN", beta=1.0))
         for seed in range(run.seeds):
             rows = world.permutations(2048, seed)
-            policy = base_policy(world, rows, seed, steps=run.steps(150))
+            policy = base_policy(world, rows, seed, steps=90)
             arms.add("SFT", **evaluate(policy, world))
-            trained = run_loop(
-                dpo, policy, rows, SPIN(rounds=4, epochs_per_round=6, **LOOP, seed=seed), steps=run.steps(150), seed=seed
-            )
+            loop = SPIN(rounds=4, epochs_per_round=6, seed=seed, **LOOP)
+            trained = run_loop(dpo, policy, rows, loop, steps=150, seed=seed)
             for number, after in enumerate(trained.policies, start=1):
                 arms.add(f"round {number}", **evaluate(after, world))
         arms.measure()

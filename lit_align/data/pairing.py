@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
 
 from lit_align.data.assemble import same_response
@@ -71,14 +71,24 @@ def tournament_pairs(row: CanonicalRow) -> Converted:
     That makes one match less than there are responses, fewer pairs where some are tied: then the first goes on.
     """
     scores = get_scores(row)
+    return [_paired(row, tournament(scores, range(len(scores))))]
+
+
+def first_round(scores: Sequence[float], players: Sequence[int]) -> list[tuple[int, int]]:
+    """Neighbours meet, the better one first; of equal ones the one that stands first. An odd one out has no match."""
+    return [_better_first(scores, *players[start : start + 2]) for start in range(0, len(players) - 1, 2)]
+
+
+def tournament(scores: Sequence[float], players: Sequence[int]) -> list[tuple[int, int]]:
+    """Neighbours meet, then winners meet winners: one match less than there are players, the better one first."""
     matches: list[tuple[int, int]] = []
-    playing = list(range(len(scores)))
+    playing = list(players)
     while len(playing) > 1:
-        matched = [_better_first(scores, *playing[start : start + 2]) for start in range(0, len(playing) - 1, 2)]
+        matched = first_round(scores, playing)
         # An odd one out goes on without a match.
         playing = [winner for winner, _ in matched] + playing[2 * len(matched) :]
         matches += matched
-    return [_paired(row, matches)]
+    return matches
 
 
 def rejection_sampled(row: CanonicalRow, *, beta: float = 0.5, num_samples: int = 8, seed: int = 0) -> Converted:
@@ -94,7 +104,7 @@ def rejection_sampled(row: CanonicalRow, *, beta: float = 0.5, num_samples: int 
     scores = get_scores(row)
     accepted = rejection_sample(scores, beta, num_samples, iter(generator.random, None))
     generator.shuffle(accepted)
-    return [_paired(row, [_better_first(scores, *two) for two in zip(accepted[::2], accepted[1::2], strict=False)])]
+    return [_paired(row, first_round(scores, accepted))]
 
 
 def listed(row: CanonicalRow) -> CanonicalRow | Dropped:

@@ -160,7 +160,8 @@ class LiveRound(Round):
             of = by_prompt(answers(candidates, scores))
             rule.counts.clear()
             rows = [
-                self.pair(prompt, pair)
+                # A pair is what was compared: by its bare scores the longer answer may be the better one.
+                self.pair(prompt, Chosen(*(answer._replace(score=rule.worth(answer)) for answer in pair)))
                 for prompt in prompts
                 for pair in rule.pairs(prompt["id"], [answer["answer"] for answer in of[prompt["id"]]])
             ]

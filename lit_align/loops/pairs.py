@@ -182,7 +182,7 @@ class Pairing:
         if len(kept) < self.min_valid:
             self.counts[TOO_FEW] += 1
             return []
-        ranked = sorted(kept, key=self._priced, reverse=True)
+        ranked = sorted(kept, key=self.worth, reverse=True)
         return [pair for pair in self._candidates(prompt_id, ranked) if self._tells(pair)]
 
     def _candidates(self, prompt_id: str, ranked: Sequence[Answer]) -> list[Chosen]:
@@ -195,19 +195,20 @@ class Pairing:
             return [Chosen(best, others[0])]
         if self.rule == "best_random":
             return [Chosen(best, others[seed_of(self.seed, prompt_id, self.rule) % len(others)])]
-        worst = min(others, key=self._priced)
+        worst = min(others, key=self.worth)
         return [Chosen(best, worst)]
 
     def _tells(self, pair: Chosen) -> bool:
         """Whether the scores of a pair prefer one of its answers; counts it where they do not."""
-        margin = self._priced(pair.chosen) - self._priced(pair.rejected)
+        margin = self.worth(pair.chosen) - self.worth(pair.rejected)
         tied = margin == 0 or pair.chosen.score == pair.rejected.score
         if tied or margin < self.min_margin:
             self.counts[TIED if tied else CLOSE] += 1
             return False
         return True
 
-    def _priced(self, answer: Answer) -> float:
+    def worth(self, answer: Answer) -> float:
+        """What an answer is compared by: its score less the price of its length."""
         return scored(answer) - self.length_price * answer.tokens
 
 

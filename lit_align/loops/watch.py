@@ -53,15 +53,18 @@ class Watch:
         round.scores(prompts, kept, self.judge, name=HELD_OUT)
         self.judge.release()
 
-    def look(self, round: LiveRound, rows: Sequence[Row], step: int) -> Seen:
+    def look(self, round: LiveRound, rows: Sequence[Row], step: int, *, comparable: bool = True) -> Seen:
         """The figures of a round that was made; they go into its manifest.
 
         Args:
             round: what was made.
             rows: what it learns from of its own.
             step: optimiser steps that were made before it.
+            comparable: whether scores mean the same in every round; they do not where the judge changes with them.
         """
         stats = self._measured(round, rows, step)
+        if not comparable:
+            stats = stats._replace(score=None, score_sd=None)
         history = [*self._earlier(round.folder), stats]
         self._history[round.number] = stats
         if round.ranks.is_first:
@@ -95,7 +98,9 @@ class Watch:
             if number not in self._history:
                 known = RoundFolder.of(run_of(folder), number).manifest.get("stats")
                 if known is not None:
-                    self._history[number] = RoundStats(**known)
+                    # Of another version there may be others.
+                    figures = {name: known[name] for name in RoundStats._fields if name in known}
+                    self._history[number] = RoundStats(**figures)
         return [self._history[number] for number in sorted(self._history) if number < folder.number]
 
 

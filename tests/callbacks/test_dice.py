@@ -98,6 +98,8 @@ def test_pairs_are_the_best_and_the_worst_after_the_price_of_length(through):
             prompt = pair["id"].split("/")[1]
             assert priced[prompt][pair["chosen"]] == max(priced[prompt].values())
             assert priced[prompt][pair["rejected"]] == min(priced[prompt].values())
+            assert pair["score_chosen"] == pytest.approx(priced[prompt][pair["chosen"]])
+            assert pair["score_rejected"] == pytest.approx(priced[prompt][pair["rejected"]])
             differences.append(lengths[prompt, pair["chosen"]] - lengths[prompt, pair["rejected"]])
         assert sum(differences) / len(differences) == pytest.approx(price["length_difference"])
 

@@ -131,8 +131,8 @@ class Told:
     ("judge", "seen"),
     [
         (JUDGE, "42 of 42 answers have a score, from 1.5 to 1.5"),
-        ({"mode": "text", "max_new_tokens": 9}, "42 of 42 answers have a score, from 4 to 4"),
-        ({"mode": "text", "max_new_tokens": 9, "high": 3}, "0 of 42 answers have a score; 42 times: too few answers"),
+        (JUDGE | {"mode": "text", "max_new_tokens": 9, "high": 5}, "42 of 42 answers have a score, from 4 to 4"),
+        (JUDGE | {"mode": "text", "max_new_tokens": 9}, "0 of 42 answers have a score; 42 times: too few answers"),
     ],
 )
 def test_a_judge_without_opinions_ends_the_loop(judge, seen, tiny_model_dir, pairs, tmp_path):

@@ -148,7 +148,7 @@ def _imitate(
     model.train()
     for _ in range(steps):
         index = torch.randint(0, len(ids), (batch_size,), generator=generator)
-        logits = model(input_ids=ids[index]).logits[:, :-1]
+        logits = model(input_ids=ids[index], attention_mask=(ids[index] != 0).long()).logits[:, :-1]
         loss = cross_entropy(logits.flatten(0, 1), labels[index][:, 1:].flatten(), ignore_index=-100)
         optimizer.zero_grad()
         loss.backward()
