@@ -8,8 +8,10 @@ from typing import Any
 # They load on first use: some of them need libraries that a run without them should not wait for.
 _PUBLIC = {
     "AIFeedback": "ai_feedback",
+    "RSO": "rso",
     "RunCheckpoint": "checkpoint",
     "CompletionsTable": "completions_table",
+    "AdversarialPO": "adversarial_po",
     "ContextDistilled": "context_distillation",
     "DICE": "dice",
     "DriftAlarm": "drift_alarm",
@@ -26,6 +28,7 @@ _PUBLIC = {
     "ReferenceSync": "reference_sync",
     "RunRecord": "run_record",
     "RunReport": "run_report",
+    "SampledPairs": "samplers",
     "SPIN": "spin",
     "SPPORounds": "sppo_rounds",
     "SelfRewarding": "self_rewarding",

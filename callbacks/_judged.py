@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lit_align.callbacks.regeneration import RegenerationCallback
@@ -49,13 +50,18 @@ class JudgedLoop(RegenerationCallback, ABC):
         """What the judge gives each candidate, less the price of those that did not come to their end."""
         scores = judged(round, prompts, candidates, self.judge, suffix=suffix)
         self.judge.release()
-        if not self.missing_eos_penalty:
-            return scores
-        cut = {(row["id"], row["sample"]) for row in candidates if not row["finished"]}
-        return [self._priced(row) if (row["id"], row["sample"]) in cut else row for row in scores]
+        return self.priced(candidates, scores)
 
-    def _priced(self, row: Row) -> Row:
-        return row if row["score"] is None else row | {"score": row["score"] - (self.missing_eos_penalty or 0)}
+    def priced(self, candidates: Sequence[Row], scores: list[Row]) -> list[Row]:
+        """Scores less the price of candidates that did not come to their end."""
+        price = self.missing_eos_penalty or 0.0
+        cut = {(row["id"], row["sample"]) for row in candidates if not row["finished"]} if price else set()
+        return [
+            row | {"score": row["score"] - price}
+            if row["score"] is not None and (row["id"], row["sample"]) in cut
+            else row
+            for row in scores
+        ]
 
 
 class Draw(NamedTuple):
@@ -65,7 +71,7 @@ class Draw(NamedTuple):
     """Of the step, and of the column `drawn` of the candidates."""
     prompts: Sequence[Row]
     samples: int
-    more: dict[str, Any] = {}
+    more: Mapping[str, Any] = MappingProxyType({})
     """Further arguments of `LiveRound.candidates`."""
 
 

@@ -38,6 +38,7 @@ class DICE(RegenerationCallback):
         length_price: reward that is taken off per token; None: the price at which chosen and rejected answers are
             equally long on average, searched in each round.
         replay: share of offline pairs in what a round learns from; their prompts are not among those of its own pairs.
+            Above 0, rows have no scores: replayed pairs have none.
         gate_accuracy: least share of held-out pairs that the implicit reward must get right; 0: any.
         gate_pairs: how many held-out pairs it is tested on.
         rounds: 2, as in the paper.
@@ -77,8 +78,8 @@ class DICE(RegenerationCallback):
                 got=f"least_valid: {least_valid}, samples: {samples}",
                 fix="lower least_valid, or raise samples",
             )
-        self.least_valid, self.keep_unfinished = least_valid, keep_unfinished
-        self.min_chars, self.max_chars = min_chars, max_chars
+        usable = {"min_valid": least_valid, "min_chars": min_chars, "max_chars": max_chars}
+        self.usable: dict[str, Any] = usable | {"keep_unfinished": keep_unfinished}
         self.length_price = None if length_price is None else finite("DICE.length_price", length_price)
         self.replay = share("DICE.replay", replay)
         self.gate_accuracy, self.gate_pairs = up_to_one("DICE.gate_accuracy", gate_accuracy), gate_pairs
@@ -86,8 +87,7 @@ class DICE(RegenerationCallback):
 
     def depends_on(self) -> Any:
         """The settings of judge and pairs."""
-        usable = [self.least_valid, self.min_chars, self.max_chars, self.keep_unfinished]
-        return [self.trained_against, self.samples, usable, self.length_price, self.replay]
+        return [self.trained_against, self.samples, self.usable, self.length_price, self.replay]
 
     def make(self, round: LiveRound) -> list[Row]:
         """Best against worst of many answers by the implicit reward less a price of length, with offline pairs."""
@@ -106,15 +106,7 @@ class DICE(RegenerationCallback):
 
     def _rule(self, price: float = 0.0) -> Pairing:
         """Best against worst of the answers that can be used."""
-        return Pairing(
-            "best_worst",
-            0.0,
-            self.least_valid,
-            self.keep_unfinished,
-            self.min_chars,
-            self.max_chars,
-            length_price=price,
-        )
+        return Pairing(**self.usable, length_price=price)
 
     def _price(self, own: list[Row], scores: list[Row]) -> list[Row]:
         """The price of a token, and the mean difference in length that is left."""
@@ -126,7 +118,10 @@ class DICE(RegenerationCallback):
 
     def _replayed(self, round: LiveRound, pairs: list[Row]) -> list[Row]:
         """The round's pairs among offline ones."""
-        offline = round.offline_pairs() if self.replay else []
-        mixed = replay(pairs, offline, self.replay, round.means.run_seed, round.number)
+        if not self.replay:
+            return pairs
+        # People have given no scores, and all rows need the same columns.
+        own = [{name: row[name] for name in row if not name.startswith("score_")} for row in pairs]
+        mixed = replay(own, round.offline_pairs(), self.replay, round.means.run_seed, round.number)
         round.counts.update(mixed.counts)
         return mixed.rows

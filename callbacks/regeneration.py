@@ -364,7 +364,8 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             round.step(TRAIN, lambda: self._mixed(rows, round), reuse=self.reuse)
             self._seen = self.watch.look(round, rows, trainer.global_step, comparable=self.same_judge)
         if ranks.is_first:
-            folder.note(own=own)
+            counts = getattr(engine, "counts", None)
+            folder.note(own=own, **({"generated": counts.to_dict()} if counts is not None and counts.prompts else {}))
             # Of a step that a process was killed right after.
             folder.forget_parts()
         ranks.wait()
@@ -405,6 +406,8 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         ranks.wait()
         if ranks.is_first:
             save_policy(self.module, data.tokenizer, target)
+            # Engines may read a folder until they are given the next one.
+            shutil.rmtree(RoundFolder.of(run_of(folder), folder.number - 2).path / "policy", ignore_errors=True)
         ranks.wait()
         return target
 

@@ -74,7 +74,9 @@ class RSO(JudgedLoop):
         )
         if not 2 <= accepted <= self.samples:
             got = f"accepted: {accepted}, samples: {samples}"
-            raise ConfigError("pairs are made of accepted candidates", got=got, fix="give 2 or more, and enough samples")
+            raise ConfigError(
+                "pairs are made of accepted candidates", got=got, fix="give 2 or more, and enough samples"
+            )
         self.accepted, self.ranking = accepted, ranking
         self.sampler_beta = positive("sampler_beta", sampler_beta)
 
@@ -150,8 +152,13 @@ class RSO(JudgedLoop):
             )
             firsts = [{"id": prompt["id"], "sample": 0, "score": 0.0, "reason": ""} for prompt in part]
             return firsts + [
-                {"id": answer["id"], "sample": answer["sample"], "score": _log_odds(said), "reason": reason}
-                for (_, answer), (said, reason) in zip(asked, verdicts, strict=True)
+                {
+                    "id": answer["id"],
+                    "sample": answer["sample"],
+                    "score": _log_odds(said.probability),
+                    "reason": said.reason,
+                }
+                for (_, answer), said in zip(asked, verdicts, strict=True)
             ]
 
         scores = round.spread("scores", prompts, judged)

@@ -12,13 +12,13 @@ from lit_align.core.ranges import positive, up_to_one
 from lit_align.judges.base import Judge, PointwiseJudge
 from lit_align.loops.live import LiveRound, answers
 from lit_align.loops.pairs import TIED, TOO_FEW, Answer, AnswerFilter, Chosen, scored
-from lit_align.loops.seeds import seed_of
 from lit_align.loops.store import Row
 from lit_align.rollouts.mixing import LogitMix
 
 Sampler = Literal["reference", "online", "hybrid", "mix_p", "mix_r"]
 _AHEAD, _BETWEEN, _REFERENCE = (1.5, -0.5), (0.5, 0.5), (0.0, 1.0)
 """Weights of the logits of policy and reference."""
+_FINE = 10**6
 
 
 class SampledPairs(JudgedLoop):
@@ -100,7 +100,7 @@ class SampledPairs(JudgedLoop):
             return [Draw("policy", prompts, 2)]
         if self.sampler == "hybrid":
             return [Draw("policy", prompts, 1), Draw("reference", prompts, 1, self._mix(*_REFERENCE))]
-        mixed = [row for row in prompts if round.seed_for("sampler", row["id"]) < self.mixed_share * seed_of.LARGEST]
+        mixed = [row for row in prompts if round.seed_for("sampler", row["id"]) % _FINE < self.mixed_share * _FINE]
         chosen = {row["id"] for row in mixed}
         plain = Draw("policy", [row for row in prompts if row["id"] not in chosen], 2)
         if self.sampler == "mix_r":
@@ -132,6 +132,7 @@ class SampledPairs(JudgedLoop):
         if gap == 0:
             round.counts[TIED] += 1
             return []
-        # The rates of two answers are a quarter and half the probability; more answers than two are scored, not compared.
-        label = 1 / (1 + math.exp(-self.scale * gap)) if isinstance(self.judge, PointwiseJudge) else min(1.0, 0.5 + gap)
+        # Of two answers the rates are (1/2 + p) / 2 and (3/2 - p) / 2, where p is the probability of the first to win.
+        pointwise = isinstance(self.judge, PointwiseJudge)
+        label = 1 / (1 + math.exp(-self.scale * gap)) if pointwise else min(1.0, 0.5 + gap)
         return [round.pair(prompt, Chosen(chosen, rejected), label_probability=label)]

@@ -29,15 +29,15 @@ What to know:
 - Seeds are a loop in the experiment; `Arms` collects one value a seed and label, and `measure` hands them to the run.
 - `rows` is `data.train`: what the loop begins with (`world.prompt_rows`, `world.demonstrations`, or pairs). Without a
   callback it is what the method learns from, for baselines: `run_loop(dpo, policy, pairs, steps=..., epochs=...)`.
-- `steps` are the optimiser steps of a round, an exact number: every epoch is cut to steps / epochs batches, drawn anew, so
-  that the rows must fill these; else it says so. Rounds of few rows take more `epochs_per_round`.
-- `**LOOP` are the settings that these worlds want of every callback: ten tokens, large batches, no kept checkpoints, and
-  no end at an alarm, so that failures show (with `stop_on_alarm=True` there may be fewer policies than rounds).
+- `steps` are the optimiser steps of a round, an exact number: every epoch is cut to steps / epochs batches, drawn anew,
+  so that the rows must fill these; else it says so. Rounds of few rows take more `epochs_per_round`, or `exact=False`.
+- `**LOOP` are the settings that these worlds want of every callback: ten tokens, large batches, no kept checkpoints,
+  and no end at an alarm, so that failures show (with `stop_on_alarm=True` there may be fewer policies than rounds).
 - A judge with the world's gold is `Gold(world, length_bonus=..., noise=...)`; pairs by a rater are `world.pairs(...)`;
   answers of a policy to make them of are `sample(policy, world, prompts, samples=2, seed=...)`.
 - `trained.policies` are folders, one a round; each may be the `policy` of another run. `trained.first_losses` are the
   losses of the first step of each round (ln 2 where the reference is the round's beginning), `trained.rounds` the rows
-  of train.jsonl of each round, and `trained.manifests` what the product noted of it (left-out answers are counted there).
+  of train.jsonl of each round, and `trained.manifests` what the product noted of it (with counts of what was left out).
 - Pass `folder=` to look at the run's files afterwards; else they are gone when the call returns, except the policies.
 """
 
@@ -78,6 +78,9 @@ LOOP: dict[str, Any] = {
 }
 """Settings of a `RegenerationCallback` that fit these worlds."""
 
+_POLICIES = tempfile.TemporaryDirectory(prefix="policies_")
+"""Goes with the process."""
+
 
 class Trained(NamedTuple):
     """What a run left."""
@@ -115,6 +118,7 @@ def run_loop(
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     folder: str | Path | None = None,
+    exact: bool = True,
     callbacks: Sequence[Callback] = (),
     **data: Any,
 ) -> Trained:
@@ -133,19 +137,17 @@ def run_loop(
         batch_size: rows of a step.
         learning_rate: at the beginning of a round.
         folder: of the run; None: one that is removed.
+        exact: stop where a round has too few rows for its steps; else it has fewer steps.
         callbacks: further ones.
         **data: further settings of `PreferenceDataModule`.
     """
     epochs = epochs if callback is None else callback.epochs_per_round
     assert steps % epochs == 0, f"{steps} steps are not {epochs} epochs of the same length"
     root = Path(tempfile.mkdtemp(prefix="loop_")) if folder is None else Path(folder)
-    keep = _KeepPolicies(Path(tempfile.mkdtemp(prefix="policies_")), epochs)
-    settings = {"learning_rate": learning_rate, "schedule": "linear", "warmup_ratio": 0.0, "layout": "padded"} | method.kwargs
+    keep = _KeepPolicies(Path(tempfile.mkdtemp(dir=_POLICIES.name)), epochs)
+    given: dict[str, Any] = {"batch_size": batch_size, "bucket": False, "drop_last": True, "max_length": 64}
     with quiet():
         torch.manual_seed(seed)
-        module = getattr(lit_align, method.name)(policy=policy, **settings)
-        # A third of the time of a step so small, and nobody reads it.
-        module.log = module.log_dict = _unread
         trainer = AlignTrainer(
             default_root_dir=str(root),
             accelerator="cpu",
@@ -158,15 +160,27 @@ def run_loop(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        given: dict[str, Any] = {"batch_size": batch_size, "bucket": False, "drop_last": True, "max_length": 64}
-        trainer.fit(module, PreferenceDataModule(list(rows), seed=seed, cache_dir=root / "cache", **given | data))
+        pairs = PreferenceDataModule(list(rows), seed=seed, cache_dir=root / "cache", **given | data)
+        trainer.fit(_module(method, policy, learning_rate), pairs)
     wanted = steps * (1 if callback is None else callback.rounds)
-    ended = getattr(callback, "ended", False)
-    assert ended or trainer.global_step == wanted, f"{trainer.global_step} steps, not {wanted}: too few rows for {steps} a round"
-    trained = Trained(keep.folders, keep.losses, keep.losses[::steps], *_rounds(root))
+    if exact and not getattr(callback, "ended", False):
+        made = trainer.global_step
+        assert made == wanted, f"{made} steps, not {wanted}: too few rows for {steps} a round"
+    first_losses = [keep.losses[start] for start in keep.starts if start < len(keep.losses)]
+    trained = Trained(keep.folders, keep.losses, first_losses, *_rounds(root))
     if folder is None:
         shutil.rmtree(root)
     return trained
+
+
+def _module(method: Method, policy: str, learning_rate: float) -> Any:
+    """The product's method for runs like these."""
+    # Of texts so short, padding costs less than what avoids it.
+    usual = {"learning_rate": learning_rate, "schedule": "linear", "warmup_ratio": 0.0, "layout": "padded"}
+    module = getattr(lit_align, method.name)(policy=policy, **usual | method.kwargs)
+    # A third of the time of a step so small, and nobody reads it.
+    module.log = module.log_dict = _unread
+    return module
 
 
 def sample(
@@ -196,8 +210,8 @@ def evaluate(policy: str, world: Style, prompts: int = 2048, seed: int = 10_000)
     """Means over answers drawn at temperature 1 to prompts that are the same for all policies.
 
     Returns:
-        `gold`; `length`, words; `valid`, share of permutations; `finished`, share; `distinct`, good words; `harm`, share of
-        words that are bad. The standard error of `gold` is about 0.035.
+        `gold`; `length`, words; `valid`, share of permutations; `finished`, share; `distinct`, good words; `harm`,
+        share of words that are bad. The standard error of `gold` is about 0.035.
     """
     answers = [one for (one,) in sample(policy, world.prompts(prompts, seed), seed=seed)]
     columns = {
@@ -245,7 +259,13 @@ class _KeepPolicies(Callback):
     def __init__(self, folder: Path, epochs: int) -> None:
         self.folder, self.epochs = folder, epochs
         self.folders: list[str] = []
+        self.starts: list[int] = []
         self.losses: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where a round begins."""
+        if trainer.current_epoch % self.epochs == 0:
+            self.starts.append(len(self.losses))
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
         """Keep the loss."""
@@ -275,8 +295,9 @@ def quiet():
     """Nothing is printed, warned of or shown to be under way; the global random state is left as it was."""
     bars = transformers.utils.logging.is_progress_bar_enabled()
     logger, state = logging.getLogger("lightning.pytorch"), random.getstate()
-    level = logger.level
+    level, chatter = logger.level, transformers.utils.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     logger.setLevel(logging.ERROR)
     try:
         with (
@@ -289,5 +310,6 @@ def quiet():
     finally:
         random.setstate(state)
         logger.setLevel(level)
+        transformers.utils.logging.set_verbosity(chatter)
         if bars:
             transformers.utils.logging.enable_progress_bar()

@@ -198,7 +198,7 @@ def _states_preference(row: CanonicalRow, better: int, worse: int) -> bool:
     return scores[better] > scores[worse] and not same_response(row.completions[better], row.completions[worse])
 
 
-def _better_first(scores: list[float], one: int, other: int) -> tuple[int, int]:
+def _better_first(scores: Sequence[float], one: int, other: int) -> tuple[int, int]:
     """The two with the better one first; equals stay in order."""
     return (other, one) if scores[other] > scores[one] else (one, other)
 

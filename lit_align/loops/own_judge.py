@@ -136,12 +136,7 @@ def examine(round: LiveRound, judge: PointwiseJudge, pairs: int, least: float = 
         return {}
     held_out = Seed(sets, DataKind.PAIRS, "validation")
     rows = round.step(PAIRS, lambda: shuffled(held_out.rows(), PAIRS)[:pairs], source=held_out.fingerprint, pairs=pairs)
-    sides = [
-        {"id": row["id"], "sample": number, "completion": row[name]}
-        for row in rows
-        for number, name in enumerate(("chosen", "rejected"))
-    ]
-    wins = [win for two in by_prompt(round.scores(rows, sides, judge, name=SCORES)).values() for win in _win(two)]
+    wins = preferred(round, rows, judge)
     if not wins:
         return {}
     accuracy = sum(wins) / len(wins)
@@ -153,6 +148,22 @@ def examine(round: LiveRound, judge: PointwiseJudge, pairs: int, least: float = 
             "0 for none. What earlier rounds have trained is in the checkpoints",
         )
     return {"held_out_accuracy": accuracy}
+
+
+def preferred(round: LiveRound, pairs: Sequence[Row], judge: PointwiseJudge) -> list[float]:
+    """Whether a judge prefers what people prefer, a tie counting as one half, for all pairs that it can judge.
+
+    Args:
+        round: whose step the scores are.
+        pairs: rows with `id`, `prompt`, `chosen` and `rejected`.
+        judge: to be examined.
+    """
+    sides = [
+        {"id": row["id"], "sample": number, "completion": row[name]}
+        for row in pairs
+        for number, name in enumerate(("chosen", "rejected"))
+    ]
+    return [win for two in by_prompt(round.scores(pairs, sides, judge, name=SCORES)).values() for win in _win(two)]
 
 
 def _win(two: Sequence[Row]) -> list[float]:

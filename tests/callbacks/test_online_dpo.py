@@ -125,7 +125,9 @@ def test_old_rounds_go_when_no_checkpoint_needs_them(tiny_model_dir, seed_file, 
 def test_it_goes_on_although_rounds_were_removed(tiny_model_dir, seed_file, tmp_path):
     settings = {"steps": 12, "save_every_rounds": 2, "keep_rounds": 1, "passes": 2}
     with Operations() as operations:
-        through = run_loop(tmp_path / "through", dpo(tiny_model_dir), seed_file, loop(**settings), operations, data=DATA)
+        through = run_loop(
+            tmp_path / "through", dpo(tiny_model_dir), seed_file, loop(**settings), operations, data=DATA
+        )
     expected = weights(through)
     with Operations(int(0.9 * operations.count)) as operations, pytest.raises(Killed):
         run_loop(tmp_path / "ended", dpo(tiny_model_dir), seed_file, loop(**settings), operations, data=DATA)

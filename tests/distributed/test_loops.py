@@ -55,7 +55,9 @@ def test_two_processes_make_the_rounds_of_one(strategy, lora, tiny_model_dir, tm
             assert rows(two, number, step) == rows(one, number, step), (number, step)
     # Adapters begin with random numbers, of which two processes draw others.
     for name, weight in weights.items() if not lora else ():
-        torch.testing.assert_close(weights_two[name], weight, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            weights_two[name], weight, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
     # The second round was made by other weights than the first.
     first, second = (json.loads((two / "rounds" / f"round_{n}" / "manifest.json").read_text()) for n in (1, 2))
     assert first["policy"] != second["policy"]

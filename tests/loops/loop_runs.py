@@ -127,4 +127,3 @@ class Operations(L.Callback):
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.hit()
-

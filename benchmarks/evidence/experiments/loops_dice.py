@@ -50,10 +50,10 @@ def _first_dpo(run: Run, dpo: Method, world: Style, seed: int) -> tuple[str, str
     claim="A policy that DPO has trained goes on improving when its implicit reward ranks its own answers; a price of "
     "length keeps it from learning to write more, and replayed pairs of people keep the second round from falling.",
     paper="DICE, Chen et al. 2024 (2406.09760)",
-    world="W1 of texts, its prompts all different: answers of words on a topic, five of which are good; pairs by a rater "
-    "who also likes length",
-    budget="DPO on 6000 pairs (beta 1, 400 steps, lr 1e-3), then two rounds of 600 prompts with 8 answers each, beta 1, "
-    "150 steps, lr 3e-4",
+    world="W1 of texts, its prompts all different: answers of words on a topic, five of which are good; pairs by a "
+    "rater who also likes length",
+    budget="DPO on 6000 pairs (beta 1, 400 steps, lr 1e-3), then two rounds of 600 prompts with 8 answers each, beta "
+    "1, 150 steps, lr 3e-4",
     seeds=3,
 )
 def loops_dice(run: Run) -> None:

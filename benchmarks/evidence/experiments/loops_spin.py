@@ -10,6 +10,8 @@ from evidence.worlds.tiny import base_policy
 from lit_align.callbacks.spin import SPIN
 
 ROUNDS, EPOCHS, STEPS, RATE = 4, 6, 150, 3e-4
+ROOM, TIGHT = 24, 10
+"""Tokens that an answer may have: all come to their end in the first, some are cut in the second."""
 
 
 @experiment(
@@ -22,13 +24,14 @@ ROUNDS, EPOCHS, STEPS, RATE = 4, 6, 150, 3e-4
     budget=f"{ROUNDS} rounds of {STEPS} steps of 64 pairs, AdamW {RATE:g} falling to 0 in each round, DPO beta 1",
     seeds=3,
     discussion=(
-        "valid: share of answers, drawn at temperature 1 to 2048 prompts, that are a permutation of the good words. That "
-        "SPIN beats going on with fine-tuning is not claimed: where demonstrations are drawn from what is to be "
-        "learnt, more fine-tuning is the stronger baseline."
+        "valid: share of answers, drawn at temperature 1 to 2048 prompts, that are a permutation of the good words. "
+        "That SPIN beats going on with fine-tuning is not claimed: where demonstrations are drawn from what is to be "
+        f"learnt, more fine-tuning is the stronger baseline. 'cut at {TIGHT}' gives answers less room; those that "
+        "are cut make no pairs, so that nothing speaks against them, and there are more of them in every round."
     ),
 )
 def loops_spin(run: Run) -> None:
-    """Share of valid answers after each round; rounds that learn from the pairs before too, and an opponent that stays."""
+    """Share of valid answers after each round; also without earlier pairs, against one opponent, with cut answers."""
     world, arms = Style(), Arms(run)
     (dpo,) = run.present(method("DPO", "SPIN", beta=1.0))
     steps = max(EPOCHS, run.steps(STEPS) // EPOCHS * EPOCHS)
@@ -39,23 +42,31 @@ def loops_spin(run: Run) -> None:
         arms.add("fine-tuned", **evaluate(policy, world, prompts))
         for label, rounds, settings in (
             ("SPIN", ROUNDS, {}),
-            ("SPIN, own pairs only", ROUNDS, {"reuse": "none"}),
-            ("SPIN, one opponent", 1, {}),
+            ("own pairs only", ROUNDS, {"reuse": "none"}),
+            ("one opponent", 1, {}),
+            (f"cut at {TIGHT}", ROUNDS, {"max_new_tokens": TIGHT}),
         ):
-            loop = SPIN(rounds=rounds, epochs_per_round=EPOCHS * ROUNDS // rounds, seed=seed, **LOOP, **settings)
-            trained = run_loop(
-                dpo, policy, rows, loop, steps=steps * ROUNDS // rounds, seed=seed, learning_rate=RATE
-            )
-            arms.add(label, first_loss=max(trained.first_losses), **evaluate(trained.policies[-1], world, prompts))
+            long = ROUNDS // rounds
+            how = {**LOOP, "max_new_tokens": ROOM, "epochs_per_round": EPOCHS * long, **settings}
+            loop = SPIN(rounds=rounds, seed=seed, **how)
+            trained = run_loop(dpo, policy, rows, loop, steps=steps * long, seed=seed, learning_rate=RATE, exact=False)
+            after = [evaluate(one, world, prompts) for one in trained.policies]
+            arms.add(label, first_loss=max(trained.first_losses), **after[-1])
             if label == "SPIN":
-                for number, after in enumerate(trained.policies, start=1):
-                    arms.add(f"round {number}", **evaluate(after, world, prompts))
+                for number, values in enumerate(after, start=1):
+                    arms.add(f"round {number}", **values)
     arms.measure("valid", "gold", "length", "finished", "first_loss")
     run.expect("valid", "SPIN", ">", "fine-tuned", by=0.04)
     run.expect_order("valid", "<", "fine-tuned", *(f"round {number}" for number in range(1, ROUNDS + 1)))
-    run.expect("valid", "SPIN", ">", "SPIN, own pairs only", note="with the pairs of the round before")
-    run.expect("valid", "SPIN", ">", "SPIN, one opponent", note="as many steps")
-    run.expect("first_loss", "SPIN", "<", 0.693148, note="log 2: the reference is the round's beginning")
-    run.plot_lines(
-        "valid", "round", {"SPIN": {0.0: "fine-tuned"} | {float(n): f"round {n}" for n in range(1, ROUNDS + 1)}}
-    )
+    run.expect("valid", "SPIN", ">", "own pairs only", note="with the pairs of the round before")
+    run.expect("valid", "SPIN", ">", "one opponent", note="as many steps")
+    run.expect("first_loss", "SPIN", "<", 0.69315, note="log 2: the reference is the round's beginning")
+    run.expect("first_loss", "SPIN", ">", 0.69314)
+    run.expect("finished", "SPIN", ">", f"cut at {TIGHT}")
+    for number, values in enumerate(((0.230, 0.126, 0.093), (0.300, 0.189, 0.111), (0.370, 0.244, 0.123)), start=1):
+        run.compare_with_spec("valid", f"round {number}", values)
+    run.compare_with_spec("valid", "SPIN", (0.453, 0.335, 0.130))
+    run.compare_with_spec("valid", "own pairs only", (0.365, 0.240, 0.112))
+    known = {"SPIN": {0.0: "fine-tuned"} | {float(number): f"round {number}" for number in range(1, ROUNDS + 1)}}
+    run.plot_lines("valid", "round", known)
+    run.plot_bars("finished")

@@ -1,0 +1,272 @@
+"""What all loops share: schedules and optimisers by round, engines of their own, guards, rounds made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from lit_align.__main__ import main
+from lit_align.callbacks import SPIN, RunReport
+from lit_align.core.errors import ConfigError
+from lit_align.core.policy import PolicySpec, build_policy
+from lit_align.core.pretrained import load_tokenizer
+from lit_align.judges.base import Judged, PointwiseJudge
+from lit_align.loops.guards import Limits
+from lit_align.loops.store import RoundFolder
+from lit_align.methods.dpo import DPO
+from lit_align.rollouts.engine import Completion
+from tests.loops.loop_runs import dpo, rows, run_loop, weights, write_demonstrations
+
+LOOP = {"rounds": 2, "max_new_tokens": 8, "part_size": 4, "keep_unfinished": True, "stop_on_alarm": False}
+
+
+@pytest.fixture(scope="module")
+def seed_file(tmp_path_factory) -> str:
+    return write_demonstrations(tmp_path_factory.mktemp("seed"))
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+class Looks(Callback):
+    """Keeps what there is at the first step of every epoch."""
+
+    def __init__(self) -> None:
+        self.states: list[int] = []
+        self.betas: list[float] = []
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        self.states.append(len(trainer.optimizers[0].state))
+        self.betas.append(module.beta)
+
+
+def test_schedule_and_optimiser_begin_anew_with_every_round(tiny_model_dir, seed_file, tmp_path):
+    looks = Looks()
+    module = DPO(policy=tiny_model_dir, beta=0.5, learning_rate=1e-3, warmup_ratio=0.5, schedule="linear")
+    settings = LOOP | {"reuse": "none", "per_round": {2: {"learning_rate": 1e-4, "beta": 2.0}}}
+    run_loop(tmp_path, module, seed_file, SPIN(**settings), looks)
+    rates = [record["learning_rate"] for record in records(tmp_path) if "learning_rate" in record]
+    # Ten rows, four to a step: three steps, of which two are warm-up.
+    shape = [1 / 3, 2 / 3, 1.0]
+    assert rates == pytest.approx([1e-3 * part for part in shape] + [1e-4 * part for part in shape])
+    assert looks.states == [0, 0]
+    assert looks.betas == [0.5, 2.0]
+
+
+def test_schedule_and_optimiser_may_span_the_run(tiny_model_dir, seed_file, tmp_path):
+    looks = Looks()
+    module = DPO(policy=tiny_model_dir, learning_rate=1e-3, warmup_ratio=0.0, schedule="linear")
+    settings = LOOP | {"reuse": "none", "schedule": "run", "fresh_optimizer": False}
+    run_loop(tmp_path, module, seed_file, SPIN(**settings), looks)
+    rates = [record["learning_rate"] for record in records(tmp_path) if "learning_rate" in record]
+    assert rates == pytest.approx([1e-3 * (1 - step / 6) for step in range(6)])
+    assert looks.states[0] == 0 < looks.states[1]
+
+
+def test_the_reference_may_stay(tiny_model_dir, seed_file, tmp_path):
+    module = run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**LOOP, reference="initial"))
+    first = build_policy(PolicySpec(tiny_model_dir))
+    assert all(
+        torch.equal(one, two) for one, two in zip(module.reference.parameters(), first.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"per_round": {2: {"gamma": 1.0}}}, "no such setting for a round"),
+        ({"per_round": {3: {"beta": 1.0}}}, "no such setting for a round"),
+        ({"max_new_tokens": 96}, "leave no room for prompts"),
+        ({"rounds": 0}, "out of range"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, words, tiny_model_dir, seed_file, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**(LOOP | settings)))
+
+
+@pytest.mark.parametrize(
+    ("data", "trainer", "words"),
+    [
+        ({"streaming": True}, {}, "streaming"),
+        ({"val_split": 2}, {}, "val_split"),
+        ({}, {"max_epochs": 7}, "decides how long the run is"),
+    ],
+)
+def test_settings_of_ordinary_runs_are_refused(data, trainer, words, tiny_model_dir, seed_file, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**LOOP), data=data, **trainer)
+
+
+def test_a_precomputed_reference_is_refused(tiny_model_dir, seed_file, tmp_path):
+    with pytest.raises(ConfigError, match="precomputed"):
+        run_loop(tmp_path, dpo(tiny_model_dir, reference="precomputed"), seed_file, SPIN(**LOOP))
+
+
+def test_prompts_of_a_round_are_the_next_ones_and_come_again_when_all_had_their_turn(
+    tiny_model_dir, seed_file, tmp_path
+):
+    run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**(LOOP | {"rounds": 3}), prompts_per_round=4))
+    asked = [[row["id"] for row in rows(tmp_path, number, "prompts")] for number in (1, 2, 3)]
+    assert len({*asked[0], *asked[1], *asked[2][:2]}) == 10
+    assert [name.endswith("'1") for name in asked[2]] == [False, False, True, True]
+
+
+# -------------------------------------------------------------------- engines, judges, guards
+
+
+class Elsewhere:
+    """An engine with weights of its own."""
+
+    def __init__(self) -> None:
+        self.synced: list[dict[str, torch.Tensor]] = []
+
+    def sync(self, folder) -> None:
+        self.tokenizer = load_tokenizer(str(folder))
+        self.synced.append(build_policy(PolicySpec(str(folder))).state_dict())
+
+    def generate(self, prompts, *, samples=1, **settings):
+        ids = [*self.tokenizer(" so", add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+        return [Completion(prompt, " so", ids, True) for prompt in prompts for _ in range(samples)]
+
+
+def test_an_engine_with_weights_of_its_own_gets_those_of_every_round(tiny_model_dir, seed_file, tmp_path):
+    engine = Elsewhere()
+    module = run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**LOOP, engine=engine))
+    first = build_policy(PolicySpec(tiny_model_dir)).state_dict()
+    assert len(engine.synced) == 2
+    assert all(torch.equal(engine.synced[0][name], value) for name, value in first.items())
+    # The second is what the first round's training made, and not yet what the second's did.
+    second, last = engine.synced[1]["lm_head.weight"], weights(module)["model.lm_head.weight"]
+    assert not torch.equal(second, first["lm_head.weight"])
+    assert not torch.equal(second, last)
+    assert {row["completion"] for row in rows(tmp_path, 2, "candidates")} == {" so"}
+
+
+class Falling(PointwiseJudge):
+    """Likes the answers of each round less."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def score(self, prompts, completions, **columns):
+        self.calls += 1
+        return [Judged(-10.0 * self.calls + 0.1 * (place % 3)) for place in range(len(prompts))]
+
+
+def test_a_guard_ends_the_run_and_the_model_of_the_round_before_stands(tiny_model_dir, seed_file, tmp_path):
+    settings = LOOP | {"rounds": 3, "stop_on_alarm": True, "part_size": 64, "guards": Limits(length_stop=50.0,
+                       unfinished_stop=1.0, ties_stop=1.0)}  # fmt: skip
+    module = run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**settings, held_out_judge=Falling()))
+    alarms = [json.loads(line) for line in (tmp_path / "alarms.jsonl").open()]
+    names = {alarm["name"] for alarm in alarms}
+    assert {"loop/held_out", "loop/stop"} <= names
+    assert "the held-out judge has scored lower" in next(a["words"] for a in alarms if a["name"] == "loop/stop")
+    assert module.trainer.global_step == 3
+    assert RoundFolder.of(tmp_path, 2).manifest["stats"]["held_out_score"] < -15
+    assert not RoundFolder.of(tmp_path, 3).manifest
+    # Asked to go on, it says the same, and trains nothing.
+    before = weights(module)
+    again = run_loop(
+        tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**settings, held_out_judge=Falling()), ckpt_path="last"
+    )
+    assert again.trainer.global_step == 3
+    assert all(torch.equal(value, before[name]) for name, value in weights(again).items())
+
+
+def test_figures_of_rounds_are_logged(tiny_model_dir, seed_file, tmp_path):
+    run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**LOOP))
+    logged = [record for record in records(tmp_path) if "rounds/round" in record]
+    assert [(record["step"], record["rounds/round"], record["rounds/candidates"]) for record in logged] == [
+        (1, 1, 10), (4, 2, 10)]  # fmt: skip
+    assert all(0 < record["rounds/mean_tokens"] <= 8 for record in logged)
+
+
+# -------------------------------------------------------------------- looked at, edited, made again
+
+
+@pytest.fixture(scope="module")
+def made(tiny_model_dir, seed_file, tmp_path_factory):
+    """A run of two rounds, with its report."""
+    folder = tmp_path_factory.mktemp("made") / "run"
+    run_loop(folder, dpo(tiny_model_dir), seed_file, SPIN(**LOOP), RunReport())
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy to do something to."""
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def test_rounds_are_listed_and_shown(run, capsys):
+    assert main(["rounds", str(run)]) == 0
+    listed = capsys.readouterr().out
+    assert "round 1: SPIN, after step 0, ready to be learnt from" in listed
+    assert "round 2: SPIN, after step 3, ready to be learnt from" in listed
+    assert main(["rounds", str(run), "--show", "2", "--rows", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert json.dumps(rows(run, 2, "candidates")[0]["completion"], ensure_ascii=False) in shown
+    assert main(["rounds", str(run / "rounds")]) == 2
+    assert "there are no rounds" in capsys.readouterr().err
+
+
+def test_a_round_is_previewed_as_the_model_sees_it(run, tiny_model_dir, seed_file, capsys):
+    settings = ["--model", "DPO", "--model.policy", tiny_model_dir, "--data.train", seed_file]
+    where = ["--trainer.default_root_dir", str(run), "--round", "2", "--rows", "1"]
+    assert main(["preview", *settings, *where]) == 0
+    shown = capsys.readouterr().out
+    assert rows(run, 2, "train")[0]["chosen"] in shown
+    where[where.index("2")] = "5"
+    assert main(["preview", *settings, *where]) == 2
+    assert "no rows to learn from" in capsys.readouterr().err
+
+
+def test_an_edited_round_is_learnt_from_once_it_is_accepted(run, tiny_model_dir, seed_file, capsys):
+    path = run / "rounds" / "round_2" / "pairs.jsonl"
+    path.write_text(path.read_text().replace('"Name', '"Say'))
+    assert main(["rounds", str(run)]) == 0
+    assert "(changed since)" in capsys.readouterr().out
+    assert main(["rounds", str(run), "--accept", "2"]) == 0
+    said = capsys.readouterr().out
+    start = run / "rounds" / "round_2" / "start.ckpt"
+    assert f"--ckpt_path {start}" in said
+    with pytest.raises(ConfigError, match="data are not there"):
+        # The newest checkpoint has learnt from the rows as they were.
+        _cut(run)
+        run_loop(run, dpo(tiny_model_dir), seed_file, SPIN(**LOOP), ckpt_path=str(run / "inside.ckpt"))
+    run_loop(run, dpo(tiny_model_dir), seed_file, SPIN(**LOOP), ckpt_path=str(start))
+    assert all(row["prompt"].startswith("Say") for row in rows(run, 2, "train") if row["round"] == 2)
+
+
+def _cut(run) -> None:
+    """A checkpoint inside the second round."""
+    checkpoints = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda path: int(path.stem[5:]))
+    shutil.copy(next(path for path in checkpoints if int(path.stem[5:]) > 3), run / "inside.ckpt")
+
+
+def test_a_round_made_again_is_the_same(run, tiny_model_dir, seed_file, capsys):
+    before = {step: rows(run, 2, step) for step in ("candidates", "pairs", "train")}
+    assert main(["rounds", str(run), "--redo", "2", "--step", "candidates"]) == 0
+    assert "candidates, pairs, train" in capsys.readouterr().out
+    start = run / "rounds" / "round_2" / "start.ckpt"
+    run_loop(run, dpo(tiny_model_dir), seed_file, SPIN(**LOOP), ckpt_path=str(start))
+    assert {step: rows(run, 2, step) for step in before} == before
+
+
+def test_the_report_shows_the_rounds(made):
+    page = (made / "report.html").read_text(encoding="utf-8")
+    assert "What the rounds were made of" in page
+    numbers = json.loads((made / "report.json").read_text(encoding="utf-8"))
+    table = next(table for table in numbers["tables"] if table["id"] == "rounds")
+    assert [row[:4] for row in table["rows"]] == [[1, 0, 10, 10], [2, 3, 10, 10]]
+    assert any(figure["title"] == "Length of the answers" for figure in numbers["figures"])
+    texts = [json.loads(line) for line in (made / "report_samples.jsonl").open(encoding="utf-8")]
+    first = next(row for row in texts if row["samples"] == "round_answers")
+    assert first["columns"] == ["round 1", "round 2"]
+    assert first["texts"][1] == rows(made, 2, "candidates")[0]["completion"]
