@@ -248,7 +248,7 @@ def _lines(canvas: Canvas, axes: Axes, spec: Spec, palette: Palette) -> None:
 
 def _scales(axes: Axes, spec: Spec) -> None:
     axes.set_xlabel(spec["x"])
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=spec["x"] == "step", steps=ROUND))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=spec["x"] in ("step", "round"), steps=ROUND))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     if spec["x"] == "step":
         axes.xaxis.set_major_formatter(FuncFormatter(_step))
