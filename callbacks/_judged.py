@@ -26,6 +26,9 @@ class JudgedLoop(RegenerationCallback, ABC):
         **loop: settings of every loop, see `RegenerationCallback`.
     """
 
+    keep_judge = False
+    """Whether the judge's model stays in memory while the policy is trained."""
+
     def __init__(self, judge: Judge, samples: int = 8, missing_eos_penalty: float | None = None, **loop: Any) -> None:
         super().__init__(**loop)
         self.judge = check_by_prompt(judge)
@@ -49,7 +52,8 @@ class JudgedLoop(RegenerationCallback, ABC):
     ) -> list[Row]:
         """What the judge gives each candidate, less the price of those that did not come to their end."""
         scores = judged(round, prompts, candidates, self.judge, suffix=suffix)
-        self.judge.release()
+        if not self.keep_judge:
+            self.judge.release()
         return self.priced(candidates, scores)
 
     def priced(self, candidates: Sequence[Row], scores: list[Row]) -> list[Row]:

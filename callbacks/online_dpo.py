@@ -44,6 +44,7 @@ class OnlineDPO(JudgedLoop):
         temperature: of the answers; 0.9 is the paper's.
         reference: "initial" as in the paper.
         missing_eos_penalty: see `JudgedLoop`; a large one makes unfinished answers lose.
+        keep_judge: leave the judge's model in memory while the policy is trained; it would be loaded for every step.
         keep_rounds: folders of rounds that stay beside the first one and those that a checkpoint needs; None: all.
         save_every_rounds: see `RegenerationCallback`.
         keep_starts: see `RegenerationCallback`.
@@ -63,6 +64,7 @@ class OnlineDPO(JudgedLoop):
         temperature: float = 0.9,
         reference: Literal["previous", "initial"] = "initial",
         missing_eos_penalty: float | None = None,
+        keep_judge: bool = True,
         keep_rounds: int | None = None,
         save_every_rounds: int = 50,
         keep_starts: bool = False,
@@ -91,7 +93,7 @@ class OnlineDPO(JudgedLoop):
         )
         if self.samples < 2:
             raise ConfigError("a pair needs two answers", got=f"samples: {samples}", fix="give 2 or more")
-        self.sample_every, self.attempts = sample_every, attempts
+        self.sample_every, self.attempts, self.keep_judge = sample_every, attempts, keep_judge
         self.keep_rounds = None if keep_rounds is None else int(positive("keep_rounds", keep_rounds))
         self.pairing = Pairing(keep_unfinished=self.keep_unfinished)
         self._history = ""

@@ -24,8 +24,9 @@ from lit_align.evaluation.alarms import Alarm, record_alarm
 from lit_align.judges.base import PointwiseJudge
 from lit_align.loops.guards import Limits
 from lit_align.loops.live import LiveRound, Means
+from lit_align.loops.ranks import Ranks
 from lit_align.loops.replay import Reuse, mix_rounds
-from lit_align.loops.round import Ranks, known_by
+from lit_align.loops.round import known_by
 from lit_align.loops.source import Seed
 from lit_align.loops.store import START, TRAIN, RoundFolder, Row, digest, edited, run_of, sha256
 from lit_align.loops.watch import Seen, Watch
@@ -151,6 +152,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         """Whether a guard has ended the run."""
         self._data = ""
         self._begins = False
+        self._ranks: Ranks | None = None
         self._seen: Seen | None = None
         self._seed_set: Seed | None = None
 
@@ -337,7 +339,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
     def _make(self, trainer: Trainer, data: PreferenceDataModule, folder: RoundFolder) -> None:
         """Make a round's rows, as far as they are not there; then let the reference follow the policy."""
         module = self.module = cast("AlignmentModule", trainer.lightning_module)
-        ranks = Ranks(trainer.global_rank, trainer.world_size, lambda: trainer.strategy.barrier("rounds"))
+        ranks = self._ranks = self._ranks or Ranks.of_processes()
         seed = self._seed_set = self._seed_set or Seed(data.sets, self.seed_kind)
         weights = weights_digest(module.policy)
         inputs = digest(self._settings(), seed.fingerprint, module.policy_name, weights, self._before(folder))

@@ -68,7 +68,8 @@ def _steps(manifests: Sequence[tuple[int, Row]]) -> Table:
         said = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         table.append([number, manifest.get("step"), *counts, round(seconds, 1), said])
     columns = ["round", "after step", *names, "seconds", "left out"]
-    return Table("round_steps", "What the rounds were made of", "Rows of each step, in rounds/round_<n>.", columns, table)
+    note = "Rows of each step, in rounds/round_<n>."
+    return Table("round_steps", "What the rounds were made of", note, columns, table)
 
 
 def _figures(manifests: Sequence[tuple[int, Row]]) -> list[Spec]:

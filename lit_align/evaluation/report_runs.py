@@ -52,8 +52,8 @@ _ALARMS = {
         "In a loop every round builds on the last: a judge that likes long answers makes them longer each time.",
     ),
     "loop/longer_wins": ("Pairs are decided by length", "What is easiest to learn from such pairs is a length."),
-    "loop/collapse": ("Answers become alike", "A policy that says the same to everything has nothing left to learn from."),
-    "loop/repetition": ("Answers repeat themselves", "Repetition is a common way to please a judge without saying more."),
+    "loop/collapse": ("Answers become alike", "A policy that always says the same learns nothing more."),
+    "loop/repetition": ("Answers repeat themselves", "Repetition often pleases a judge without saying more."),
     "loop/held_out": ("The held-out judge sees the answers get worse", "What the rounds teach is not what was meant."),
     "loop/reward_hacking": (
         "Reward hacking",
@@ -63,14 +63,14 @@ _ALARMS = {
     "loop/empty": ("Many answers are empty", "They are left out, and say that something is wrong with the prompts."),
     "loop/respelt": (
         "Answers are learnt in other tokens than they were drawn in",
-        "Training reads their texts, which the tokenizer spells in its own way: that is not quite what the policy said.",
+        "Training reads their texts, which the tokenizer spells in its own way: not quite what the policy said.",
     ),
     "loop/ties": ("The judge often does not know", "Prompts without a preference are left out of the round."),
     "loop/reference": (
         "A round did not begin with the policy as its reference",
         "In the first step both are the same model, so all rewards should be 0.",
     ),
-    "loop/stop": ("The loop was ended by a guard", "Going on would have made it worse; the model of the last round stands."),
+    "loop/stop": ("The loop was ended by a guard", "It would only have got worse; the last round's model stands."),
 }
 """What an alarm is called, and what it means."""
 _QUANTILES = {"0": "min", "0.25": "25 %", "0.5": "median", "0.75": "75 %", "0.95": "95 %", "1": "max"}

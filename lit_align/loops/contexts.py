@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lit_align.core.batch import DataKind
+from lit_align.core.batch import DataKind, Example
 from lit_align.core.errors import DataError
 from lit_align.data.outcome import CONTEXT_CUT
 from lit_align.data.rounds import round_records, round_sets
 from lit_align.loops.source import as_response
 from lit_align.loops.store import Row
-from lit_align.loops.writer import Writer
+from lit_align.loops.writer import Writer, question
 
 _SOME_ANSWER = "x"
 """Rows with a context are read with an answer; which one makes no difference to their prompts."""
@@ -24,7 +24,7 @@ class ContextWriter(Writer):
 
     def fitting(self, prompts: Sequence[Row], max_new_tokens: int) -> list[Row]:
         """The prompts that can be read whole with their contexts."""
-        kept = {row for row, _ in self._read(prompts, max_new_tokens)}
+        kept = {example.row for example in self._examples(prompts, None, max_new_tokens)}
         return [prompt for number, prompt in enumerate(prompts, start=1) if number in kept]
 
     def encode(self, prompts: Sequence[Row], max_new_tokens: int) -> list[list[int]]:
@@ -33,19 +33,22 @@ class ContextWriter(Writer):
         Raises:
             DataError: a prompt is too long.
         """
-        found = dict(self._read(prompts, max_new_tokens))
+        read = self._examples(prompts, None, max_new_tokens)
+        found = {example.row: list(example.ids[1][: example.prompt_lengths[1]]) for example in read}
         for number, row in enumerate(prompts, start=1):
             if number not in found:
                 raise DataError(CONTEXT_CUT, row=number, value=row["prompt"], fix="raise data.max_length")
         return [found[number] for number in range(1, len(prompts) + 1)]
 
-    def _read(self, prompts: Sequence[Row], max_new_tokens: int) -> Iterator[tuple[int, list[int]]]:
-        """Numbers of prompts from 1, and their tokens with their contexts."""
+    def read(self, prompts: Sequence[Row], texts: Sequence[str], max_new_tokens: int) -> dict[int, list[int]]:
+        """Tokens of prompts after their contexts with their completions as the teacher reads them, by number from 1."""
+        return {example.row: list(example.ids[1]) for example in self._examples(prompts, texts, max_new_tokens)}
+
+    def _examples(self, prompts: Sequence[Row], texts: Sequence[str] | None, max_new_tokens: int) -> Iterator[Example]:
+        """Prompts with answers, or with any, as they are learnt from; those that are too long are not there."""
         rows = [
-            {"prompt": row["prompt"], "context": row["context"], "completion": as_response(row["prompt"], _SOME_ANSWER)}
-            | ({"tools": row["tools"]} if "tools" in row else {})
-            for row in prompts
+            {**question(row), "context": row["context"], "completion": as_response(row["prompt"], text)}
+            for row, text in zip(prompts, texts or [_SOME_ANSWER] * len(prompts), strict=True)
         ]
         for record in round_records(round_sets(self.sets, rows, max_new_tokens), DataKind.CONTEXTUAL):
-            example = record.example
-            yield example.row, list(example.ids[1][: example.prompt_lengths[1]])
+            yield record.example

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from lit_align.core.errors import DataError
 from lit_align.judges.base import Judge, PointwiseJudge
 from lit_align.loops.pairs import Answer, Chosen, Pairing
-from lit_align.loops.round import Ranks, Round
+from lit_align.loops.ranks import Ranks
+from lit_align.loops.round import Round
 from lit_align.loops.seeds import seed_of, shuffled
 from lit_align.loops.source import as_response
 from lit_align.loops.store import RoundFolder, Row

@@ -9,28 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from lit_align.core.errors import DataError
+from lit_align.loops.ranks import Ranks
 from lit_align.loops.store import RoundFolder, Row, digest, read_rows, write_rows
 
 Work = Callable[[Sequence[Row]], list[Row]]
 """Makes rows of a part of the rows before."""
-
-
-class Ranks:
-    """The processes that make a round together; they see the same folder.
-
-    Args:
-        rank: of this process.
-        size: how many there are.
-        wait: returns when all have called it.
-    """
-
-    def __init__(self, rank: int = 0, size: int = 1, wait: Callable[[], None] = lambda: None) -> None:
-        self.rank, self.size, self.wait = rank, size, wait
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes what is written once."""
-        return self.rank == 0
 
 
 class Round:

@@ -79,16 +79,21 @@ class Writer:
         if not places or sampling.stop:
             # What a stop string ends was not drawn to its end.
             return []
-        rows = [
-            {**question(prompts[place]), "completion": as_response(prompts[place]["prompt"], texts[place])}
-            for place in places
-        ]
-        sets = round_sets(self.sets, rows, sampling.max_new_tokens)
-        read = {record.example.row: record.example.ids[0] for record in round_records(sets, DataKind.RESPONSES)}
+        asked = [prompts[place] for place in places]
+        read = self.read(asked, [texts[place] for place in places], sampling.max_new_tokens)
         drawn = {
             number: [*completions[place].prompt, *completions[place].ids] for number, place in enumerate(places, 1)
         }
         return [place for number, place in enumerate(places, 1) if read.get(number) != drawn[number]]
+
+    def read(self, prompts: Sequence[Row], texts: Sequence[str], max_new_tokens: int) -> dict[int, list[int]]:
+        """Tokens of prompts with their completions as training reads them, by their number from 1."""
+        rows = [
+            {**question(prompt), "completion": as_response(prompt["prompt"], text)}
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        sets = round_sets(self.sets, rows, max_new_tokens)
+        return {record.example.row: record.example.ids[0] for record in round_records(sets, DataKind.RESPONSES)}
 
     def _row(self, prompt_id: str, sample: int, completion: Completion) -> Row:
         row: Row = {

@@ -45,7 +45,9 @@ def test_the_frozen_initial_model_writes_after_the_context_in_every_round(tiny_m
         prompts = [f"{RULES}Name {place}." for place in range(6)]
         seeds = [sample_seed(0, number, str(place + 1), k) for place in range(6) for k in range(2)]
         expected = [text.strip() for text in written(tiny_model_dir, prompts, seeds)]
-        assert [row["completion"].strip() for row in rows(tmp_path, number, "candidates")] == expected
+        own = rows(tmp_path, number, "candidates")
+        assert [row["completion"].strip() for row in own] == expected
+        assert not any("respelt" in row for row in own if row["completion"].isascii())
         for row in rows(tmp_path, number, "train"):
             assert row["context"] == RULES
             assert RULES not in row["prompt"]

@@ -47,6 +47,13 @@ def test_every_step_has_prompts_of_its_own_and_the_better_of_two_answers(judge, 
             assert [pair["rejected"], pair["chosen"]] == texts
 
 
+def test_the_judge_stays_in_memory_between_steps(tiny_model_dir, seed_file, tmp_path):
+    for keep, released in ((True, 0), (False, 2)):
+        judge = Likes()
+        run_loop(tmp_path / str(keep), dpo(tiny_model_dir), seed_file, loop(judge, steps=2, keep_judge=keep), data=DATA)
+        assert judge.released == released
+
+
 def test_a_round_is_as_large_as_its_steps(tiny_model_dir, seed_file, tmp_path):
     settings = {"sample_every": 2, "passes": 2, "steps": 8}
     run_loop(tmp_path, dpo(tiny_model_dir), seed_file, loop(**settings), data=DATA, accumulate_grad_batches=2)

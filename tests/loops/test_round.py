@@ -8,8 +8,9 @@ import os
 import pytest
 
 from lit_align.core.errors import ConfigError, DataError
+from lit_align.loops.ranks import Ranks
 from lit_align.loops.revision import accept, changed_steps, redo, start_of
-from lit_align.loops.round import Ranks, Round
+from lit_align.loops.round import Round
 from lit_align.loops.store import RoundFolder, read_rows, write_rows
 
 
