@@ -43,26 +43,21 @@ What to know:
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import random
 import shutil
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from lightning.pytorch import Callback, LightningModule, Trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lit_align
 from evidence.experiment import Run
 from evidence.product import Method
+from evidence.quiet import quiet
 from evidence.worlds.style import LONGEST, Row, Style
 from evidence.worlds.tiny import save
 from lit_align.data.module import PreferenceDataModule
@@ -288,28 +283,3 @@ def _rounds(root: Path) -> tuple[list[list[Row]], list[dict[str, Any]]]:
     folders = sorted((root / "rounds").glob("round_*"), key=lambda folder: int(folder.name.partition("_")[2]))
     rows = [[json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()] for folder in folders]
     return rows, [json.loads((folder / "manifest.json").read_text()) for folder in folders]
-
-
-@contextlib.contextmanager
-def quiet():
-    """Nothing is printed, warned of or shown to be under way; the global random state is left as it was."""
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    logger, state = logging.getLogger("lightning.pytorch"), random.getstate()
-    level, chatter = logger.level, transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            warnings.catch_warnings(),
-            torch.random.fork_rng(devices=[]),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        random.setstate(state)
-        logger.setLevel(level)
-        transformers.utils.logging.set_verbosity(chatter)
-        if bars:
-            transformers.utils.logging.enable_progress_bar()

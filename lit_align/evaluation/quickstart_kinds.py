@@ -36,10 +36,8 @@ _SHARPNESS = 5.0
 """Log-odds that a labeller prefers a reply, per difference of scores."""
 RULES = "Be courteous, whatever the tone of the question."
 """What stands before the question for a teacher."""
-JUDGE_TEMPLATE = (
-    "[QUESTION]\n{prompt}\n[END OF QUESTION]\n[ANSWER]\n{response}\n[END OF ANSWER]\nHow courteous is the answer?"
-)
-"""In what words a model of this world is asked to judge: its context is too short for those of `SelfJudge`."""
+JUDGE_TEMPLATE = "Question: {prompt}\nAnswer: {response}\nHow courteous is the answer?"
+"""In what words a model of this world is asked to judge: few and plain, as it is small."""
 _NOISE = 0.08
 """Less than half of the least distance between two grades: better replies have better scores."""
 DAYS = 100
@@ -246,8 +244,8 @@ def _paraphrased(prompts: Sequence[Prompt], rng: random.Random) -> list[Row]:
 def _judging(prompts: Sequence[Prompt], rng: random.Random) -> list[Row]:
     """What teaches a model to answer and to judge, as Self-Rewarding begins with."""
     judge = SelfJudge("the policy", high=len(GRADES) - 1, template=JUDGE_TEMPLATE)
-    judged = judgements([_ranked(prompt, rng) for prompt in rng.sample(prompts, ROWS // 2)], judge)
-    rows = judged + [demonstration(prompt, rng) for prompt in rng.sample(prompts, len(judged))]
+    judged = judgements([_ranked(prompt, rng) for prompt in rng.sample(prompts, ROWS)], judge)
+    rows = judged + [demonstration(prompt, rng) for prompt in rng.choices(prompts, k=len(judged))]
     rng.shuffle(rows)
     return rows
 

@@ -51,6 +51,7 @@ class LLMScoreJudge(CountingPointwise):
         high: highest score; for `expected` the allowed scores are the whole numbers from the lowest on.
         samples: in mode `text`, how many answers are averaged.
         least_valid: in mode `text`, of how many answers a score must be readable; None: half of them, rounded up.
+        scaled_to: what the lowest and the highest score are given as, such as -1 and 1; None: as they are.
         rationale: in mode `expected`, let the model give reasons first.
         template: the question, with the fields {prompt}, {response} and {task}.
         task: how to answer, with {low} and {high}; None: the one that fits `mode`.
@@ -74,6 +75,7 @@ class LLMScoreJudge(CountingPointwise):
         high: int = 10,
         samples: int = 1,
         least_valid: int | None = None,
+        scaled_to: tuple[float, float] | None = None,
         rationale: bool = False,
         template: str = SCORE_TEMPLATE,
         task: str | None = None,
@@ -87,6 +89,10 @@ class LLMScoreJudge(CountingPointwise):
     ) -> None:
         if low >= high:
             raise ConfigError("there are no scores between these", got=f"low: {low}, high: {high}", fix="raise high")
+        if scaled_to is not None and scaled_to[0] >= scaled_to[1]:
+            fix = "give a lower and a higher number"
+            raise ConfigError("scores cannot be scaled to nothing", got=f"scaled_to: {scaled_to}", fix=fix)
+        self.scaled_to = scaled_to
         self.engine = as_engine(engine)
         self.mode, self.low, self.high, self.rationale = mode, low, high, rationale
         self.samples = int(positive("samples", samples))
@@ -114,7 +120,14 @@ class LLMScoreJudge(CountingPointwise):
             question, removed = self.question(request, completion)
             self.counts.events[GUARDED] += removed
             questions.append(question)
-        return self._expected(questions) if self.mode == "expected" else self._written(questions)
+        judged = self._expected(questions) if self.mode == "expected" else self._written(questions)
+        return [self._scaled(one) for one in judged]
+
+    def _scaled(self, judged: Judged) -> Judged:
+        if self.scaled_to is None or judged.score is None:
+            return judged
+        lowest, highest = self.scaled_to
+        return judged._replace(score=lowest + (judged.score - self.low) / (self.high - self.low) * (highest - lowest))
 
     def question(self, request: str, completion: str) -> tuple[str, int]:
         """What the model is asked about a response, and how many lines of it are not shown to it."""

@@ -67,7 +67,7 @@ def described(thing: Any) -> Any:
     Args:
         thing: before it is used for the first time, since models that were loaded are not told apart.
     """
-    if thing is None or isinstance(thing, bool | int | float | str):
+    if _is_plain(thing):
         return thing
     if isinstance(thing, Mapping):
         return {str(key): described(value) for key, value in thing.items()}
@@ -76,5 +76,11 @@ def described(thing: Any) -> Any:
         return sorted(values, key=str) if isinstance(thing, set | frozenset) else values
     if callable(thing) and hasattr(thing, "__qualname__"):
         return f"{thing.__module__}.{thing.__qualname__}"
-    own = {} if type(thing).__module__.partition(".")[0] == "torch" else getattr(thing, "__dict__", {})
+    ours = isinstance(thing, Judge) or type(thing).__module__.partition(".")[0] == "lit_align"
+    # Of what is not known, such as a client or a tokenizer, more would not be the same in another process.
+    own = {name: value for name, value in getattr(thing, "__dict__", {}).items() if ours or _is_plain(value)}
     return {"class": type(thing).__qualname__} | {name: described(value) for name, value in own.items()}
+
+
+def _is_plain(thing: Any) -> bool:
+    return thing is None or isinstance(thing, bool | int | float | str)

@@ -98,7 +98,13 @@ def test_settings_of_a_judge_tell_it_from_another():
 
 
 def test_what_is_described_is_json_whatever_it_is():
-    thing = {"set": {2, 1}, "tuple": (1, None), "function": json.dumps, "model": torch.nn.Linear(2, 2)}
-    assert described(thing) == {
-        "set": [1, 2], "tuple": [1, None], "function": "json.dumps", "model": {"class": "Linear"},
+    class Client:
+        def __init__(self) -> None:
+            self.address, self.itself = "localhost", self
+
+    thing = {"set": {2, 1}, "tuple": (1, None), "function": json.dumps, "client": Client()}
+    assert described(thing) | {"client": None} == {
+        "set": [1, 2], "tuple": [1, None], "function": "json.dumps", "client": None,
     }  # fmt: skip
+    assert described(Client()) == {"class": Client.__qualname__, "address": "localhost"}
+    json.dumps(described(torch.nn.Linear(2, 2)))

@@ -11,7 +11,7 @@ from evidence.loop_runs import LOOP, Arms, evaluate, quiet, run_loop, sample
 from evidence.product import method
 from evidence.worlds.style import Style
 from evidence.worlds.tiny import base_policy
-from lit_align.callbacks.context_distillation import ContextDistilled
+from lit_align.callbacks.context_distilled import ContextDistilled
 
 CONTEXT, PROMPTS, STEPS, EPOCHS = "be good please ", 1024, 250, 25
 

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from evidence.quiet import quiet
 from evidence.worlds.style import Row, Style
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
@@ -97,7 +98,8 @@ def base_policy(
     _imitate(model, *_encoded(tokenizer, rows), seed, steps, learning_rate, batch_size)
     cache_folder().mkdir(parents=True, exist_ok=True)
     being_made = Path(tempfile.mkdtemp(dir=cache_folder()))
-    save(model, tokenizer, being_made)
+    with quiet():
+        save(model, tokenizer, being_made)
     try:
         os.rename(being_made, folder)
     except OSError:
