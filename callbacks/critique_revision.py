@@ -8,14 +8,12 @@ from typing import Any, ClassVar, Literal
 from lit_align.callbacks.regeneration import RegenerationCallback
 from lit_align.core.batch import DataKind
 from lit_align.core.ranges import positive
-from lit_align.data.rounds import round_sets
 from lit_align.judges.prompts import check_template
-from lit_align.loops.critiques import Reviser, Words
+from lit_align.loops.critiques import Reviser, Words, helpful_prompts
 from lit_align.loops.judging import described
 from lit_align.loops.live import LiveRound, answers, by_prompt
 from lit_align.loops.pairs import Answer, AnswerFilter
 from lit_align.loops.principles import CRITIQUE, DIRECT_REVISION, REVISION, check_principles
-from lit_align.loops.source import Seed
 from lit_align.loops.store import Row
 from lit_align.rollouts.engine import Engine
 
@@ -87,7 +85,7 @@ class CritiqueRevision(RegenerationCallback):
             replies |= {row["id"]: row["completion"] for row in revised}
             revisions += [(number, row) for row in revised]
         self.reviser.release()
-        helpful = self._helpful(round)
+        helpful = self._helpful(round, is_chat=not isinstance(prompts[0]["prompt"], str))
         rows = round.step("demonstrations", lambda: [*self._learnt(round, prompts, revisions), *helpful])
         round.figures["revised"] = len({row["id"] for _, row in revisions}) / len(prompts)
         round.require(
@@ -109,13 +107,11 @@ class CritiqueRevision(RegenerationCallback):
             for number, row in revisions
         ]
 
-    def _helpful(self, round: LiveRound) -> list[Row]:
+    def _helpful(self, round: LiveRound, *, is_chat: bool) -> list[Row]:
         """Rows of the policy's own replies to helpful prompts."""
         if self.helpful is None:
             return []
-        sets = round_sets(round.means.writer.sets, self.helpful, self.max_new_tokens)
-        seed = Seed(sets, DataKind.PROMPTS)
-        prompts = round.step("helpful_prompts", lambda: _renamed(seed.rows()), source=seed.fingerprint)
+        prompts = helpful_prompts(round, self.helpful, is_chat=is_chat)
         own = by_prompt(answers(round.candidates(prompts, 1, name="helpful")))
 
         def finished() -> list[Row]:
@@ -129,8 +125,3 @@ class CritiqueRevision(RegenerationCallback):
             return rows
 
         return round.step("helpful_demonstrations", finished)
-
-
-def _renamed(rows: list[Row]) -> list[Row]:
-    """Rows whose ids are not those of the loop's own prompts."""
-    return [row | {"id": f"helpful-{row['id']}"} for row in rows]

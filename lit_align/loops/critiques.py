@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lit_align.core.batch import DataKind
+from lit_align.core.errors import DataError
 from lit_align.data.rounds import round_sets
 from lit_align.judges.asking import as_engine, ask, release
 from lit_align.judges.prompts import fill
 from lit_align.loops.live import LiveRound
 from lit_align.loops.principles import draw_principle
 from lit_align.loops.seeds import sample_seed
+from lit_align.loops.source import Seed
 from lit_align.loops.store import Row
 from lit_align.rollouts.engine import Completion, Engine
 
@@ -146,6 +149,31 @@ def said(prompt: Any, text: str) -> Any:
         return f"{prompt}{text}\n\n"
     role = "user" if prompt[-1]["role"] == "assistant" else "assistant"
     return [*prompt, {"role": role, "content": text}]
+
+
+def helpful_prompts(round: LiveRound, source: str, *, is_chat: bool) -> list[Row]:
+    """Prompts of another source, as a step, in the style of the loop's own and under ids that are none of theirs.
+
+    Args:
+        round: whose step it is.
+        source: file, folder or hub name.
+        is_chat: whether the loop's own are conversations.
+
+    Raises:
+        DataError: these are, and those are not.
+    """
+    seed = Seed(round_sets(round.means.writer.sets, source, round.means.sampling.max_new_tokens), DataKind.PROMPTS)
+
+    def alike(row: Row) -> Row:
+        prompt = row["prompt"]
+        if not is_chat and not isinstance(prompt, str):
+            fix = "give helpful prompts as plain texts too"
+            raise DataError("prompts are plain texts, and helpful ones are messages", row=row["row"], fix=fix)
+        if is_chat and isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        return row | {"id": f"helpful-{row['id']}", "prompt": prompt}
+
+    return round.step("helpful_prompts", lambda: [alike(row) for row in seed.rows()], source=seed.fingerprint)
 
 
 def _whole(round: LiveRound, rows: Sequence[Row]) -> list[Row]:

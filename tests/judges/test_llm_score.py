@@ -99,6 +99,7 @@ class TestExpected:
 
         engine = FakeEngine(weigh=weigh)
         assert scores(LLMScoreJudge(engine), ["a"]) == [pytest.approx(6.9)]
+        assert scores(LLMScoreJudge(engine, scaled_to=(-1.0, 1.0)), ["a"]) == [pytest.approx(0.3111111111)]
         assert engine.asked[0][-1] == {"role": "assistant", "content": "Score:"}
         assert scores(LLMScoreJudge(engine, as_chat=False), ["a"]) == [pytest.approx(6.9)]
 
@@ -151,7 +152,8 @@ class TestSelfJudge:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"low": 3, "high": 3}, {"samples": 0}, {"pattern": "score"}, {"template": "{prompt}"}]
+    "settings",
+    [{"low": 3, "high": 3}, {"samples": 0}, {"pattern": "score"}, {"template": "{prompt}"}, {"scaled_to": (1, 1)}],
 )
 def test_settings_that_will_not_do(settings):
     with pytest.raises(ConfigError):

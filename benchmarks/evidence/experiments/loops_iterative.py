@@ -21,7 +21,7 @@ def start(run: Run, world: Style, seed: int) -> str:
     claim="Rounds of answers by the policy as it is beat as many pairs that were all written before training",
     paper="RLHF Workflow, arXiv 2405.07863; Iterative Preference Learning, 2312.11456",
     world=WORLD,
-    budget="800 prompts, 4 answers each, best against worst by gold; 600 steps of 64 pairs, beta 0.5",
+    budget="960 prompts, 4 answers each, best against worst by gold; 600 steps of 64 pairs, beta 0.5",
     seeds=3,
 )
 def loops_iterative_dpo(run: Run) -> None:
@@ -29,14 +29,14 @@ def loops_iterative_dpo(run: Run) -> None:
     world, arms = Style(), Arms(run)
     (dpo,) = run.present(method("DPO", beta=0.5))
     for seed in range(run.seeds):
-        policy, rows = start(run, world, seed), world.prompt_rows(800, seed)
+        policy, rows = start(run, world, seed), world.prompt_rows(960, seed)
         arms.add("SFT", **evaluate(policy, world))
         shared = {"samples": 4, "reuse": "none", "seed": seed} | LOOP
-        every = IterativeDPO(Gold(world), rounds=1, epochs_per_round=60, **shared)
+        every = IterativeDPO(Gold(world), rounds=1, epochs_per_round=50, **shared)
         arms.add("offline", **evaluate(run_loop(dpo, policy, rows, every, steps=600, seed=seed).policies[-1], world))
         for name, reference in (("rounds", "previous"), ("rounds, first reference", "initial")):
             loop = IterativeDPO(
-                Gold(world), rounds=4, prompts_per_round=200, epochs_per_round=50, reference=reference, **shared
+                Gold(world), rounds=4, prompts_per_round=240, epochs_per_round=50, reference=reference, **shared
             )
             trained = run_loop(dpo, policy, rows, loop, steps=150, seed=seed)
             arms.add(name, **evaluate(trained.policies[-1], world))
@@ -51,24 +51,22 @@ def loops_iterative_dpo(run: Run) -> None:
     claim="A price of length in the loss keeps answers short under a judge who likes length, at no cost in quality",
     paper="iLR-DPO, arXiv 2406.11817",
     world=WORLD + " The judge adds 0.4 a word.",
-    budget="3 rounds of 300 prompts, 4 answers each, 200 steps of 64 pairs, beta 0.5",
+    budget="3 rounds of 400 prompts, 4 answers each, 200 steps of 64 pairs, beta 0.5",
     seeds=3,
 )
 def loops_ilr_dpo(run: Run) -> None:
     """Alpha 0 is iterative DPO."""
     world, arms = Style(), Arms(run)
     for seed in range(run.seeds):
-        policy, rows = start(run, world, seed), world.prompt_rows(900, seed)
+        policy, rows = start(run, world, seed), world.prompt_rows(1200, seed)
         arms.add("SFT", **evaluate(policy, world))
         for alpha in (0.0, 0.5, 1.0):
             (ilr,) = run.present(method("IterativeLRDPO", f"alpha {alpha:g}", beta=0.5, alpha=alpha))
             loop = IterativeDPO(
-                Gold(world, length_bonus=0.4), samples=4, rounds=3, prompts_per_round=300, epochs_per_round=50,
+                Gold(world, length_bonus=0.4), samples=4, rounds=3, prompts_per_round=400, epochs_per_round=50,
                 reference="previous", reuse="none", seed=seed, **LOOP,
             )  # fmt: skip
-            trained = run_loop(
-                ilr, policy, rows, loop, steps=4 * 50 if run.shrink == 1 else 50, seed=seed, learning_rate=5e-4
-            )
+            trained = run_loop(ilr, policy, rows, loop, steps=200, seed=seed, learning_rate=5e-4)
             arms.add(ilr.label, **evaluate(trained.policies[-1], world))
     arms.measure("gold", "length")
     run.expect("length", "alpha 0.5", "<", "alpha 0", by=0.7)
