@@ -56,6 +56,7 @@ class World(NamedTuple):
     contextual: list[dict[str, Any]]
     paraphrased: list[dict[str, Any]]
     judging: list[dict[str, Any]]
+    questions: list[dict[str, Any]]
 
     def texts(self) -> list[str]:
         """All messages that the quickstart trains on: the tokenizer is made of these."""

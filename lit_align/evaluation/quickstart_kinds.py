@@ -69,7 +69,8 @@ def make_kinds(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Row]]:
         to 4, some of them null), safe_pairs (the chosen reply is the kinder one; a courteous reply counts as
         harmless), game_pairs (pairs of people, and courteous replies against others, as of a model), paraphrased (a
         question in two frames), contextual (rules before the question, and a reply that follows them), judging
-        (demonstrations, half of them as in `demonstrations`, half of what a judge says of replies, from 0 to 3).
+        (demonstrations, half of them as in `demonstrations`, half of what a judge says of replies, from 0 to 3),
+        questions (prompts as plain texts).
     """
     makers: dict[str, Callable[[Prompt, random.Random], Row]] = {
         "ranked": _ranked,
@@ -88,7 +89,7 @@ def make_kinds(prompts: Sequence[Prompt], seed: int) -> dict[str, list[Row]]:
     for name, make in makers.items():
         rng = random.Random(f"{seed}/{name}")
         rows[name] = [make(prompt, rng) for prompt in rng.sample(prompts, ROWS)]
-    more = {"paraphrased": _paraphrased, "judging": _judging}
+    more = {"paraphrased": _paraphrased, "judging": _judging, "questions": _questions}
     return {**rows, **{name: make(prompts, random.Random(f"{seed}/{name}")) for name, make in more.items()}}
 
 
@@ -248,6 +249,10 @@ def _judging(prompts: Sequence[Prompt], rng: random.Random) -> list[Row]:
     rows = judged + [demonstration(prompt, rng) for prompt in rng.choices(prompts, k=len(judged))]
     rng.shuffle(rows)
     return rows
+
+
+def _questions(prompts: Sequence[Prompt], rng: random.Random) -> list[Row]:
+    return [{"prompt": prompt.text} for prompt in rng.sample(prompts, ROWS)]
 
 
 def _either(rng: random.Random) -> Tone:

@@ -47,7 +47,7 @@ class RewardTraining:
     def described(self) -> Any:
         """The settings, as JSON values."""
         factories = [_factory(made) for made in (self.method.optimizer_factory, self.method.lr_scheduler_factory)]
-        settings = {name: as_plain(value) for name, value in self.method.hparams.items()}
+        settings = {name: as_plain(value) for name, value in self._arguments().items()}
         return [type(self.method).__name__, settings, factories, self.data, self.trainer, self.seed]
 
     def run(self, outer: Trainer, rows: Path, folder: Path, begin_with: str | None = None) -> Row:
@@ -102,9 +102,13 @@ class RewardTraining:
         save_policy(method, data.tokenizer, export, beside={FILE: text})
         return {"sha256": weights_of(export), "steps": trainer.global_step}
 
+    def _arguments(self) -> dict[str, Any]:
+        """What the method was made with; the command line leaves notes of its own there, such as `_class_path`."""
+        return {name: value for name, value in self.method.hparams.items() if not name.startswith("_")}
+
     def _method(self, begin_with: str | None) -> PairwiseRewardModule:
         """A method like the one of the settings, of which nothing is built yet."""
-        given = dict(self.method.hparams) | {
+        given = self._arguments() | {
             "optimizer": self.method.optimizer_factory,
             "lr_scheduler": self.method.lr_scheduler_factory,
         }

@@ -18,5 +18,7 @@ def weights_digest(module: nn.Module) -> str:
             continue
         whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
         found.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
-        found.update(whole.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        # NumPy would hold on to the memory of gathered weights, which FSDP2 then cannot free.
+        copied = whole.detach().to("cpu", copy=True)
+        found.update(copied.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -17,6 +17,7 @@ from lit_align.methods.adversarial_reward import AdversarialReward
 from lit_align.methods.kto import KTO
 from lit_align.methods.sft import SFT
 from tests.callbacks.judged import LOOP, write_prompts
+from tests.launch import launch
 from tests.loops.loop_runs import WORDS, Killed, Operations, dpo, left, rows, run_loop, weights
 
 SETTINGS = {name: value for name, value in LOOP.items() if name != "missing_eos_penalty"}
@@ -42,6 +43,8 @@ def files(tmp_path_factory) -> tuple[str, str]:
 
 def loop(model, files, **settings) -> AdversarialPO:
     reward = AdversarialReward(policy=model, learning_rate=1e-2, warmup_ratio=0.0)
+    # As the command line leaves it.
+    reward.hparams["_class_path"] = "lit_align.AdversarialReward"
     own = {"samples": 3, "reward_samples": 2, "held_out_pairs": 2, "reward_data": {"batch_size": 4, "max_length": 64}}
     # The tiny model ends an answer by chance only.
     return AdversarialPO(reward, files[1], **(SETTINGS | own | {"max_new_tokens": 24, "stop": ["e", "o"]} | settings))
@@ -165,3 +168,18 @@ def test_too_few_pairs_and_samples_are_refused(tiny_model_dir, files, tmp_path):
         loop(tiny_model_dir, files, samples=1)
     with pytest.raises(ConfigError, match="AdversarialPO makes"):
         run_loop(tmp_path, KTO(policy=tiny_model_dir), files[0], loop(tiny_model_dir, files))
+
+
+def _by_two(folder, model, files):
+    run_loop(folder, sft(model), files[0], loop(model, files, rounds=1), devices=2, strategy="ddp")
+    return left(folder)
+
+
+def test_two_processes_make_the_round_of_one(through, tiny_model_dir, files, tmp_path):
+    """The first trains the reward model by itself, inside a process group."""
+    found, same = launch(_by_two, tmp_path, tiny_model_dir, files, timeout=200)
+    assert found == same
+    made = {name: checksum for name, checksum in found.items() if name.startswith("rounds/round_1/")}
+    alone = left(through[0])
+    assert len(made) > 10
+    assert _but_speeds(made) == {name: alone[name] for name in _but_speeds(made)}

@@ -122,7 +122,7 @@ def test_revisions_that_teach_nothing_are_left_out_and_counted(tiny_model_dir, c
 
 
 def test_helpful_replies_are_learnt_from_as_they_are(tiny_model_dir, seed_file, chats, tmp_path):
-    how = {"helpful": seed_file, "max_new_tokens": 32, "stop": ["e", "o", "a"]}
+    how = {"helpful": seed_file, "max_new_tokens": 32, "stop": list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ")}
     run_loop(tmp_path, sft(tiny_model_dir), chats, loop(**how))
     own = {row["completion"] for row in rows(tmp_path, 1, "helpful") if row["finished"]}
     helpful = [row for row in rows(tmp_path, 1, "train") if "principle" not in row]

@@ -61,6 +61,12 @@ def test_every_reply_is_right_and_no_prompt_is_held_out(world, name):
         assert all(verdict(row, reply).right and verdict(row, reply).well_formed for reply in replies)
 
 
+def test_questions_are_training_prompts_as_texts(world):
+    training, _ = split_prompts(random.Random(0))
+    assert len(world.questions) == ROWS
+    assert {row["prompt"] for row in world.questions} <= {prompt.text for prompt in training}
+
+
 def test_scores_follow_courtesy(world):
     for row in world.ranked:
         ordered = sorted(zip(row["scores"], row["responses"], strict=True), key=lambda item: item[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch.nn.functional import kl_div
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evidence.experiment import Run, experiment
 from evidence.loop_runs import LOOP, Arms, evaluate, quiet, run_loop, sample
@@ -87,7 +87,7 @@ def _divergence(teacher: str, student: str, world: Style, prompts: int = 256) ->
     answers = [one for (one,) in sample(teacher, [CONTEXT + prompt for prompt in asked], seed=20_000)]
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(teacher)
-        models = [LlamaForCausalLM.from_pretrained(folder).eval() for folder in (teacher, student)]
+        models = [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (teacher, student)]
     total, tokens = 0.0, 0
     for prompt, answer in zip(asked, answers, strict=True):
         logps = []

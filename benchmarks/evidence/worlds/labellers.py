@@ -1,4 +1,4 @@
-"""Labellers of the world of texts, as engines that the product's judges ask: they know what answers are worth, and err."""
+"""Labellers of the world of texts, as engines that the product's judges ask: they know what answers are worth."""
 
 from __future__ import annotations
 
