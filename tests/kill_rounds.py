@@ -33,7 +33,7 @@ class KillAgain(Operations):
             self.last = random.Random(f"{self.seed}/{done}").randint(1, self.most)
         self.__enter__()
 
-    def teardown(self, *_: Any) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         self.__exit__()
 
     def _kill(self) -> None:

@@ -177,7 +177,7 @@ def _by_two(folder, model, files):
 
 def test_two_processes_make_the_round_of_one(through, tiny_model_dir, files, tmp_path):
     """The first trains the reward model by itself, inside a process group."""
-    found, same = launch(_by_two, tmp_path, tiny_model_dir, files, timeout=200)
+    found, same = launch(_by_two, tmp_path, tiny_model_dir, files, timeout=60)
     assert found == same
     made = {name: checksum for name, checksum in found.items() if name.startswith("rounds/round_1/")}
     alone = left(through[0])
