@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lit_align.callbacks.regeneration import RegenerationCallback
 from lit_align.core.batch import DataKind
@@ -37,6 +37,7 @@ class ContextDistilled(RegenerationCallback):
         samples: answers to each prompt.
         rounds: how often answers are drawn.
         temperature: 1 draws from the teacher as it is.
+        reference: initial: the teacher stays as it is; nothing else is allowed.
         **loop: settings of every loop, see `RegenerationCallback`; no `engine`, since the teacher writes.
 
     Raises:
@@ -51,16 +52,16 @@ class ContextDistilled(RegenerationCallback):
         samples: int = 1,
         rounds: int = 1,
         temperature: float = 1.0,
+        reference: Literal["previous", "initial"] = "initial",
         **loop: Any,
     ) -> None:
-        for name, wrong in {"engine": None, "reference": "initial"}.items():
-            if loop.get(name, wrong) != wrong:
-                raise ConfigError(
-                    "the teacher of context distillation is the frozen reference of the method",
-                    got=f"{name}: {loop[name]}",
-                    fix=f"leave {name} out; another teacher is named by model.reference",
-                )
-        super().__init__(rounds=rounds, temperature=temperature, **loop | {"reference": "initial"})
+        super().__init__(rounds=rounds, temperature=temperature, reference=reference, **loop)
+        if reference != "initial" or self.engine is not None:
+            raise ConfigError(
+                "the teacher of context distillation is the frozen reference of the method",
+                got=f"reference: {reference}, engine: {type(self.engine).__name__}",
+                fix="leave both out; another teacher is named by model.reference",
+            )
         if not (context is None or context):
             raise ConfigError("a context of nothing teaches nothing", got=f"context: {context!r}", fix="give its words")
         self.context, self.samples = context, samples

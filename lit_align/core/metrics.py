@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-
-_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 class Meter:
@@ -138,14 +134,4 @@ def with_all_ranks(values: Tensor) -> tuple[Tensor, slice]:
 
 
 def _distributed() -> bool:
-    return not _ALONE.get() and torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Share nothing with other processes until the block ends: for a run inside a run, on one of them."""
-    token = _ALONE.set(True)
-    try:
-        yield
-    finally:
-        _ALONE.reset(token)
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ from lit_align.core.checkpoint_io import newest_checkpoint
 from lit_align.core.errors import DataError
 from lit_align.core.hyperparameters import as_plain
 from lit_align.core.kinds import PairwiseRewardModule
-from lit_align.core.metrics import alone
 from lit_align.core.saving import save_policy
 from lit_align.data.module import PreferenceDataModule
 from lit_align.data.text_settings import FILE, TextSettings
@@ -47,8 +48,11 @@ class RewardTraining:
     def described(self) -> Any:
         """The settings, as JSON values."""
         factories = [_factory(made) for made in (self.method.optimizer_factory, self.method.lr_scheduler_factory)]
-        settings = {name: as_plain(value) for name, value in self._arguments().items()}
-        return [type(self.method).__name__, settings, factories, self.data, self.trainer, self.seed]
+        # Not its `hparams`: on the command line Lightning takes down those of the run's own method for every other.
+        settings = {name: as_plain(value) for name, value in vars(self.method).items() if not name.startswith("_")}
+        plain = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
+        known = [plain, self.method.policy_spec.to_dict(), factories]
+        return [type(self.method).__name__, known, self.data, self.trainer, self.seed]
 
     def run(self, outer: Trainer, rows: Path, folder: Path, begin_with: str | None = None) -> Row:
         """Train on the rows, or go on where a killed process has stopped; then write the model to `folder/export`.
@@ -102,17 +106,13 @@ class RewardTraining:
         save_policy(method, data.tokenizer, export, beside={FILE: text})
         return {"sha256": weights_of(export), "steps": trainer.global_step}
 
-    def _arguments(self) -> dict[str, Any]:
-        """What the method was made with; the command line leaves notes of its own there, such as `_class_path`."""
-        return {name: value for name, value in self.method.hparams.items() if not name.startswith("_")}
-
     def _method(self, begin_with: str | None) -> PairwiseRewardModule:
         """A method like the one of the settings, of which nothing is built yet."""
-        given = self._arguments() | {
-            "optimizer": self.method.optimizer_factory,
-            "lr_scheduler": self.method.lr_scheduler_factory,
-        }
-        return type(self.method)(**(given if begin_with is None else given | {"policy": begin_with}))
+        method = copy.deepcopy(self.method)
+        if begin_with is not None:
+            method.policy_name = begin_with
+            method.policy_spec = replace(method.policy_spec, name=begin_with, revision=None)
+        return method
 
 
 def check_model(folder: Path, known: Row) -> Path:
@@ -152,11 +152,22 @@ def _factory(made: Any) -> Any:
 @contextmanager
 def _by_itself(seed: int) -> Iterator[None]:
     """Random numbers from a seed, and those of the run that goes on around it put back at the end."""
-    with isolate_rng(), alone(), torch.enable_grad(), _without_autocast():
+    with isolate_rng(), _alone(), torch.enable_grad(), _without_autocast():
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """No process group, as far as Lightning and we ask for one: those that it has are waiting for this run to end."""
+    before = torch.distributed.is_initialized
+    torch.distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        torch.distributed.is_initialized = before
 
 
 @contextmanager

@@ -44,7 +44,8 @@ def files(tmp_path_factory) -> tuple[str, str]:
 def loop(model, files, **settings) -> AdversarialPO:
     reward = AdversarialReward(policy=model, learning_rate=1e-2, warmup_ratio=0.0)
     # As the command line leaves it.
-    reward.hparams["_class_path"] = "lit_align.AdversarialReward"
+    reward.hparams.clear()
+    reward.hparams.update({"reduction": "tokens", "_class_path": "lit_align.SFT"})
     own = {"samples": 3, "reward_samples": 2, "held_out_pairs": 2, "reward_data": {"batch_size": 4, "max_length": 64}}
     # The tiny model ends an answer by chance only.
     return AdversarialPO(reward, files[1], **(SETTINGS | own | {"max_new_tokens": 24, "stop": ["e", "o"]} | settings))
@@ -177,7 +178,7 @@ def _by_two(folder, model, files):
 
 def test_two_processes_make_the_round_of_one(through, tiny_model_dir, files, tmp_path):
     """The first trains the reward model by itself, inside a process group."""
-    found, same = launch(_by_two, tmp_path, tiny_model_dir, files, timeout=60)
+    found, same = launch(_by_two, tmp_path, tiny_model_dir, files, timeout=200)
     assert found == same
     made = {name: checksum for name, checksum in found.items() if name.startswith("rounds/round_1/")}
     alone = left(through[0])

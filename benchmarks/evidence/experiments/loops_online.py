@@ -79,11 +79,11 @@ def loops_samplers(run: Run) -> None:
     budget="128 prompts, 8 of 64 candidates accepted, four pairs each; 200 steps of 64 pairs, hinge with gamma 0.5",
     seeds=3,
     discussion=(
-        "distance: total variation between the scores of what was accepted and those of the optimum at that beta, which "
-        "is estimated from all candidates of a topic; of SFT samples and the best 8 to the optimum at beta 2. At the "
-        "paper's 0.5 the optimum is one answer in hundreds here, of which 64 candidates have none: the sampler then takes "
-        "about the best 8. That these pairs teach more than pairs of SFT samples does not hold in this world: two answers "
-        "that are both good differ by little, and labels have no mistakes that better answers would be spared."
+        "distance: total variation between the scores of what was accepted and those of the optimum at that beta, "
+        "which is estimated from all candidates of a topic; of SFT samples and the best 8 to the optimum at beta 2. At "
+        "the paper's 0.5 the optimum is one answer in hundreds here, of which 64 candidates often have none: the "
+        "sampler then takes about the best 8. That such pairs teach more than pairs of SFT samples does not hold in "
+        "this world: two answers that are both good differ by little, and the labels are without mistakes."
     ),
 )
 def loops_rso(run: Run) -> None:
