@@ -29,7 +29,8 @@ class AdversarialPO(RegenerationCallback):
     learns from pairs, such as `DPO`, the best stands against the worst.
 
     A round's reward model is a run of its own in `rounds/round_<n>/reward_model`, by the first process while others
-    wait; one that is killed goes on there. It needs room for a second model in training beside the policy.
+    wait, which the process group's timeout must allow; one that is killed goes on there. It needs room for a second
+    model in training beside the policy.
 
     Differs: the game's pairs have a mean of their own in the loss, see `AdversarialReward`; unfinished and equal
     answers are left out and counted.

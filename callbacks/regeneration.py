@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch.optim.lr_scheduler import LambdaLR
 
 from lit_align.core.batch import DataKind
 from lit_align.core.capabilities import Capability
 from lit_align.core.checkpoint_io import copy_checkpoint, publish, temporary
 from lit_align.core.errors import ConfigError
+from lit_align.core.fsdp2 import FSDP2Strategy
 from lit_align.core.gathering import gathered
 from lit_align.core.ranges import positive
 from lit_align.core.saving import save_policy
@@ -26,9 +27,11 @@ from lit_align.loops.guards import Limits
 from lit_align.loops.live import LiveRound, Means
 from lit_align.loops.ranks import Ranks
 from lit_align.loops.replay import Reuse, mix_rounds
+from lit_align.loops.revision import set_aside_rounds_after
 from lit_align.loops.round import known_by
+from lit_align.loops.settings import RATE, check_per_round, of_round, restart_schedules
 from lit_align.loops.source import Seed
-from lit_align.loops.store import START, TRAIN, RoundFolder, Row, digest, edited, run_of, sha256
+from lit_align.loops.store import STALE, START, TRAIN, RoundFolder, Row, digest, edited, free_path, run_of, sha256
 from lit_align.loops.watch import Seen, Watch
 from lit_align.loops.weights import weights_digest
 from lit_align.loops.writer import Sampling, Writer
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from lit_align.core.module import AlignmentModule
     from lit_align.data.module import PreferenceDataModule
 
+_PROMPTS_OF_A_TRIAL = 8
 _AT_REST = 0.02
 """Mean margin of rewards from which on policy and reference are not the same; rounding stays below."""
 
@@ -65,16 +69,18 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         min_p: sample from tokens that have at least this share of the likeliest one's probability.
         stop: strings that end a completion.
         batch_size: completions that are written at a time, on each process.
-        seed: of all that is drawn; None: that of `seed_everything`, or 0.
+        seed: of all that is drawn.
         reference: "previous": the reference becomes the policy of each round's beginning; "initial": it stays.
         reuse: rows that a round learns from besides its own: none, those of the round before, or of all.
         fresh_optimizer: forget the optimiser's moments when a round begins.
-        schedule: what the schedule of the learning rate spans: every round, or the run.
+        schedule: what the default schedule of the learning rate spans: every round, or the run. One of your own goes
+            on from round to round.
         part_size: prompts of which one process makes a part; the data do not depend on how many processes there are.
         keep_starts: keep the checkpoint that each round began with, so that the round can be made again.
         save_every_rounds: rounds between checkpoints; rounds since the last one are found again, or made again alike.
         per_round: settings of the method from a round on, as `{3: {beta: 5.0, learning_rate: 1.0e-7}}`.
-        engine: what writes in place of the policy itself, such as `VLLMEngine`; it gets the weights of every round.
+        engine: what writes in place of the policy itself, such as `VLLMEngine`; it gets the weights of every round. Not
+            for policies that are sharded.
         guards: from where on figures of a round are an alarm; None: the usual limits.
         stop_on_alarm: end the run where a guard says that a round, from the second on, should not be trained on.
         held_out_judge: a judge that the data are not made with. Where its scores fall while those of the judge rise,
@@ -197,23 +203,17 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
                 fix="leave trainer.max_epochs out",
             )
         trainer.fit_loop.max_epochs = epochs
-        self._check_settings_of_rounds(module)
+        check_per_round(module, self.per_round, self.rounds)
+        if hasattr(self.engine, "sync") and isinstance(trainer.strategy, FSDP2Strategy):
+            raise ConfigError(
+                "an engine with weights of its own cannot follow a policy that is sharded",
+                got=f"{type(self.engine).__name__}, trainer.strategy: fsdp2",
+                fix="use trainer.strategy: ddp, or leave engine out: the policy then writes itself",
+            )
         # A round's data are read when its first epoch begins.
         trainer.reload_dataloaders_every_n_epochs = 1
         if self.reference == "previous" and module.needs_reference:
             module.reference_will_refresh = True
-
-    def _check_settings_of_rounds(self, module: AlignmentModule) -> None:
-        """Refuse settings for rounds that the method does not have, or that are no numbers of it."""
-        for number, settings in self.per_round.items():
-            for name in settings:
-                if not isinstance(getattr(module, name, None), int | float) or not 1 <= number <= self.rounds:
-                    raise ConfigError(
-                        f"{type(module).__name__} has no such setting for a round",
-                        got=f"per_round: round {number}, {name}",
-                        fix=f"name a number of the method, such as learning_rate or beta, and a round from 1 to "
-                        f"{self.rounds}",
-                    )
 
     def begin_round(self, trainer: Trainer, data: PreferenceDataModule) -> Path | None:
         """The rows to learn from now: those of the round that is under way, or of the next one, which is made.
@@ -222,11 +222,13 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             Their file; None where the loop ends here.
         """
         number = self.epochs_done // self.epochs_per_round + 1
+        run = self._run_folder(trainer)
         if number > self.rounds:
             # Of a checkpoint from the end of the run: Lightning asks for data before it sees that nothing is left.
+            self._check_all(run)
             self.ended = True
             return None
-        folder = RoundFolder.of(Path(trainer.default_root_dir), number)
+        folder = RoundFolder.of(run, number)
         if number == self.round:
             self._check(folder)
         else:
@@ -251,21 +253,15 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         limit = trainer.limit_train_batches
         batches = min(micro_batches, limit) if isinstance(limit, int) else int(micro_batches * limit)
         steps = self.epochs_per_round * -(-batches // trainer.accumulate_grad_batches)
-        if self.schedule == "round":
-            self.stretch = (trainer.global_step, steps)
-        elif self.round == 1:
-            self.stretch = (0, steps * self.rounds)
+        # How long later rounds are is known when they are made.
+        start, total = trainer.global_step, steps * (self.rounds - self.round + 1)
+        self.stretch = (start, steps) if self.schedule == "round" else (0, start + total)
+        if trainer.max_steps != -1:
+            self.stretch = (self.stretch[0], min(self.stretch[1], trainer.max_steps - self.stretch[0]))
         if self.round > 1 and self.fresh_optimizer:
             for optimizer in trainer.optimizers:
                 optimizer.state.clear()
-        for config in trainer.lr_scheduler_configs:
-            scheduler = config.scheduler
-            if isinstance(scheduler, LambdaLR):
-                if "learning_rate" in self._of_round():
-                    scheduler.base_lrs = [self._of_round()["learning_rate"]] * len(scheduler.base_lrs)
-                rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-                for group, base, factor in rates:
-                    group["lr"] = base * factor(scheduler.last_epoch)
+        restart_schedules(trainer, of_round(self.per_round, self.round).get(RATE))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was seen of a round that begins; not before, since a resumed run first cuts its files back."""
@@ -298,6 +294,9 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         """Count the epoch, and ask for a checkpoint where rounds end: the next one is made of its weights."""
         if self.ended:
             return
+        if not trainer.is_last_batch:
+            # Somebody has stopped the run inside the epoch, which goes on when it is resumed.
+            return
         self.epochs_done += 1
         if self.epochs_done % (self.epochs_per_round * self.save_every_rounds) == 0:
             for callback in trainer.checkpoint_callbacks:
@@ -306,10 +305,26 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Which round is under way, and which rows it learns from."""
-        return {"epochs_done": self.epochs_done, "round": self.round, "data": self._data, "stretch": list(self.stretch)}
+        return {
+            "epochs_done": self.epochs_done,
+            "epochs_per_round": self.epochs_per_round,
+            "round": self.round,
+            "data": self._data,
+            "stretch": list(self.stretch),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Go on from `state_dict`.
+
+        Raises:
+            ConfigError: its rounds were longer or shorter.
+        """
+        if state_dict["epochs_per_round"] != self.epochs_per_round:
+            raise ConfigError(
+                "rounds of another length cannot be gone on with",
+                got=f"epochs_per_round: {state_dict['epochs_per_round']} then, {self.epochs_per_round} now",
+                fix="use the former value",
+            )
         self.epochs_done, self.round = state_dict["epochs_done"], state_dict["round"]
         self._data = state_dict["data"]
         self.stretch = (state_dict["stretch"][0], state_dict["stretch"][1])
@@ -327,7 +342,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             )
         if sha256(file) == self._data:
             return
-        if sha256(file) != folder.steps[TRAIN]["sha256"]:
+        if TRAIN not in folder.steps or sha256(file) != folder.steps[TRAIN]["sha256"]:
             raise edited(folder, TRAIN)
         start = folder.path / START
         raise ConfigError(
@@ -336,6 +351,27 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             fix=f"go on from the beginning of the round: --ckpt_path {start}" if folder.number > 1 else "begin anew",
         )
 
+    def _run_folder(self, trainer: Trainer) -> Path:
+        """Where the rounds are; those of a trial are no part of the run."""
+        run = Path(trainer.default_root_dir)
+        return run / "fast_dev_run" if trainer.fast_dev_run else run
+
+    def _check_all(self, run: Path) -> None:
+        """Refuse to end a run of which a round is to be made again.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        for number in range(1, self.rounds + 1):
+            folder = RoundFolder.of(run, number)
+            if folder.manifest and TRAIN not in folder.steps:
+                start = folder.path / START
+                raise ConfigError(
+                    f"round {number} is to be made again, and the checkpoint has left it behind",
+                    got=str(folder.path),
+                    fix=f"resume with --ckpt_path {start}" if number > 1 else "start without --ckpt_path",
+                )
+
     def _make(self, trainer: Trainer, data: PreferenceDataModule, folder: RoundFolder) -> None:
         """Make a round's rows, as far as they are not there; then let the reference follow the policy."""
         module = self.module = cast("AlignmentModule", trainer.lightning_module)
@@ -343,31 +379,43 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         seed = self._seed_set = self._seed_set or Seed(data.sets, self.seed_kind)
         weights = weights_digest(module.policy)
         inputs = digest(self._settings(), seed.fingerprint, module.policy_name, weights, self._before(folder))
+        is_new = folder.manifest.get("inputs") != inputs or TRAIN not in folder.steps
+        ranks.wait()
         if ranks.is_first:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.clean()
-            step = trainer.global_step
-            folder.note(round=folder.number, loop=type(self).__name__, step=step, policy=weights, inputs=inputs)
-            self._keep_start(trainer, folder)
+            if folder.manifest.get("inputs", inputs) != inputs:
+                set_aside_rounds_after(run_of(folder), folder.number)
+            self._keep_start(trainer, folder, weights)
+            folder.note(
+                round=folder.number,
+                loop=type(self).__name__,
+                step=trainer.global_step,
+                max_new_tokens=self.max_new_tokens,
+                policy=weights,
+                inputs=inputs,
+            )
         ranks.wait()
         engine = self.engine or HFEngine.of(cast("Scorer", module.policy), data.tokenizer, batch_size=self.batch_size)
-        writer = Writer(engine, data.tokenizer, data.sets, self.seed)
-        means = Means(seed.rows, writer, self.sampling, self.seed, self.prompts_per_round)
+        writer = Writer(engine, data.tokenizer, data.sets, self.seed, trainer.precision_plugin.forward_context)
+        prompts = _PROMPTS_OF_A_TRIAL if trainer.fast_dev_run else self.prompts_per_round
+        means = Means(seed.rows, writer, self.sampling, self.seed, prompts)
         round = LiveRound(folder, inputs, means, ranks, self.part_size)
-        if hasattr(engine, "sync") and TRAIN not in folder.steps:
+        if hasattr(engine, "sync") and is_new:
             engine.sync(self._exported(folder, data, ranks))
         with ExitStack() as stack:
             stack.enter_context(known_by(folder))
             stack.enter_context(gathered(module.policy))
-            stack.enter_context(trainer.precision_plugin.forward_context())
             rows = self.make(round)
-            own = round.last
             self.watch.held_out(round)
             round.step(TRAIN, lambda: self._mixed(rows, round), reuse=self.reuse)
             self._seen = self.watch.look(round, rows, trainer.global_step, comparable=self.same_judge)
         if ranks.is_first:
             counts = getattr(engine, "counts", None)
-            folder.note(own=own, **({"generated": counts.to_dict()} if counts is not None and counts.prompts else {}))
+            if counts is not None and counts.prompts:
+                folder.note(generated=counts.to_dict())
+            if seed.report.read:
+                data.report_seed(seed.report)
             # Of a step that a process was killed right after.
             folder.forget_parts()
         ranks.wait()
@@ -389,14 +437,23 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         """What the rounds before left that this one may read: their rows, and the weights that its reference has."""
         if folder.number == 1:
             return []
-        manifest = RoundFolder.of(run_of(folder), folder.number - 1).manifest
-        return [manifest["inputs"], manifest["steps"][TRAIN]["sha256"]]
+        before = RoundFolder.of(run_of(folder), folder.number - 1)
+        if TRAIN not in before.steps:
+            raise ConfigError(
+                "the data of the round before are not there",
+                got=str(before.path),
+                fix="put the run's rounds folder back, or begin anew, without --ckpt_path",
+            )
+        return [before.manifest["inputs"], before.steps[TRAIN]["sha256"]]
 
     def _mixed(self, rows: list[Row], round: LiveRound) -> list[Row]:
         """The round's own rows, and those of earlier rounds that it uses again."""
         first = {"none": round.number, "previous": max(1, round.number - 1), "all": 1}[self.reuse]
         earlier = [RoundFolder.of(run_of(round.folder), number) for number in range(first, round.number)]
-        mixed = mix_rounds([*(folder.rows(folder.manifest["own"]) for folder in earlier), rows], self.reuse)
+        # As they were learnt from: somebody may have edited them.
+        learnt = [[row for row in of.verified(TRAIN) if row["round"] == of.number] for of in earlier]
+        own = [{**row, "round": row.get("round", round.number)} for row in rows]
+        mixed = mix_rounds([*learnt, own], self.reuse)
         round.counts.update(mixed.counts)
         return mixed.rows
 
@@ -415,22 +472,16 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
 
     def _set_method(self, trainer: Trainer) -> None:
         """Give the method the settings of the round; a checkpoint holds none."""
-        for name, value in self._of_round().items():
-            if name != "learning_rate":
+        for name, value in of_round(self.per_round, self.round).items():
+            if name != RATE:
                 setattr(trainer.lightning_module, name, value)
 
-    def _of_round(self) -> dict[str, float]:
-        """The settings of `per_round` that hold in this round."""
-        return {
-            name: value
-            for number in sorted(self.per_round)
-            if number <= self.round
-            for name, value in self.per_round[number].items()
-        }
-
-    def _keep_start(self, trainer: Trainer, folder: RoundFolder) -> None:
-        """Keep the checkpoint that the round begins with, if it was written."""
+    def _keep_start(self, trainer: Trainer, folder: RoundFolder, weights: str) -> None:
+        """Keep the checkpoint that the round begins with, if it was written; another one's is set aside."""
         start = folder.path / START
+        if start.exists() and folder.manifest.get("policy") != weights:
+            (folder.path / STALE).mkdir(exist_ok=True)
+            os.replace(start, free_path(folder.path / STALE / START))
         if not self.keep_starts or start.exists():
             return
         for callback in trainer.checkpoint_callbacks:

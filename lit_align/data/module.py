@@ -323,10 +323,15 @@ class PreferenceDataModule(LightningDataModule):
         self.sets.method = method
         return self._current_sets().preview(split, rows)
 
-    def show_round(self, file: Path, method: LightningModule) -> None:
+    def report_seed(self, report: DataReport) -> None:
+        """Publish what became of the rows that a loop begins with."""
+        self.reports["seed"] = report
+        self._publish("seed")
+
+    def show_round(self, file: Path, method: LightningModule, max_new_tokens: int) -> None:
         """Preview the rows that `method` learns from in a round, in place of the seed that `train` names."""
         self.sets.method = method
-        self.sets = round_sets(self.sets, file)
+        self.sets = round_sets(self.sets, file, max_new_tokens)
 
     def where(self, row: int, split: str = "train") -> str:
         """Where a row of a batch (`source_rows`) stands in the data: its number, or "file:row" of several files."""
@@ -361,6 +366,7 @@ class PreferenceDataModule(LightningDataModule):
             file = maker.begin_round(trainer, self)
             if file is None:
                 # Of no batches, training ends.
+                warnings.filterwarnings("ignore", "Total length of .* is zero")
                 return []
             if file != self._round or "train" not in self.sets.stores:
                 # Else a further epoch of the round whose examples are here.

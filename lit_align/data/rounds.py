@@ -59,6 +59,7 @@ def check_settings(sets: DataSets, *, streaming: bool) -> None:
     for wrong, got, fix in (
         (streaming, "data.streaming: true", "leave data.streaming out"),
         (sets.is_split, f"data.val_split: {sets.val_split}", "give held-out data as data.validation"),
+        (sets.balance_lengths is not None, f"data.balance_lengths: {sets.balance_lengths}", "leave it out"),
         (_is_precomputed(sets), "model.reference: precomputed", "use model.reference: auto"),
     ):
         if wrong:
@@ -70,7 +71,7 @@ def _is_precomputed(sets: DataSets) -> bool:
     return choice == "precomputed" or isinstance(choice, Precomputed)
 
 
-def round_sets(sets: DataSets, rows: Given, max_new_tokens: int = 0) -> DataSets:
+def round_sets(sets: DataSets, rows: Given, max_new_tokens: int) -> DataSets:
     """The settings of the data for rows that a loop has made, whose columns have the usual names.
 
     Args:
@@ -90,7 +91,7 @@ def round_sets(sets: DataSets, rows: Given, max_new_tokens: int = 0) -> DataSets
     return replace(
         sets,
         sources={"train": as_source(rows, "train"), "validation": None, "test": None, "predict": None},
-        recipe=replace(plain, max_prompt_length=recipe.max_prompt_length or (room if max_new_tokens else None)),
+        recipe=replace(plain, max_prompt_length=recipe.max_prompt_length or room),
         val_split=0,
         reports={},
         stores={},

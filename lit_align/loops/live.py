@@ -104,9 +104,23 @@ class LiveRound(Round):
     # ---------------------------------------------------------------- judgements
 
     def scores(
-        self, prompts: Sequence[Row], candidates: Sequence[Row], judge: PointwiseJudge, *, name: str = "scores"
+        self,
+        prompts: Sequence[Row],
+        candidates: Sequence[Row],
+        judge: PointwiseJudge,
+        *,
+        name: str = "scores",
+        **settings: Any,
     ) -> list[Row]:
-        """What a judge gives each candidate: rows with `id`, `sample`, `score` (null: it cannot tell) and `reason`."""
+        """What a judge gives each candidate: rows with `id`, `sample`, `score` (null: it cannot tell) and `reason`.
+
+        Args:
+            prompts: rows with `id` and `prompt`.
+            candidates: answers to them.
+            judge: what scores them.
+            name: of the step.
+            **settings: what the scores depend on besides, such as the judge's; see `Round.step`.
+        """
         of = by_prompt(candidates)
 
         def judged(part: Sequence[Row]) -> list[Row]:
@@ -121,7 +135,7 @@ class LiveRound(Round):
                 for (prompt, answer), result in zip(asked, results, strict=True)
             ]
 
-        return self.spread(name, prompts, judged)
+        return self.spread(name, prompts, judged, **settings)
 
     def verdicts(
         self, prompts: Sequence[Row], candidates: Sequence[Row], judge: Judge, *, name: str = "verdicts"

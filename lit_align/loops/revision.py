@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lit_align.core.errors import ConfigError
-from lit_align.loops.store import ROUNDS, START, RoundFolder, free_path, round_folders, sha256
+from lit_align.loops.store import ROUNDS, STALE, START, RoundFolder, free_path, round_folders, sha256
 
 
 def changed_steps(folder: RoundFolder) -> list[str]:
@@ -37,17 +37,20 @@ def accept(run: Path, number: int) -> list[str]:
         raise ConfigError(
             "nothing in this round was changed", got=str(folder.path), fix="edit one of its files, then accept it"
         )
-    steps = dict(folder.steps)
-    for name in changed:
-        path = folder.file(name)
-        rows = folder.rows(name)
-        steps[name] = steps[name] | {"sha256": sha256(path), "rows": len(rows), "edited": True}
+    if len(changed) > 1:
+        raise ConfigError(
+            "what was made of a changed file is made again, so only one file of a round can be accepted",
+            got=f"{folder.path}: {' and '.join(changed)} were changed",
+            fix=f"keep your {changed[-1]}.jsonl elsewhere and accept {changed[0]}; or put {changed[0]}.jsonl back",
+        )
+    start_of(run, number)
+    (name,), steps = changed, dict(folder.steps)
+    rows = folder.rows(name)
+    steps[name] = steps[name] | {"sha256": sha256(folder.file(name)), "rows": len(rows), "edited": True}
     folder.note(steps=steps)
-    names = list(steps)
-    # A later file that was changed too was changed in the knowledge of the earlier one.
-    after = names[names.index(changed[-1]) + 1 :]
+    after = list(steps)[list(steps).index(name) + 1 :]
     folder.set_aside(after)
-    _set_aside_rounds_after(run, number)
+    set_aside_rounds_after(run, number)
     return after
 
 
@@ -71,10 +74,11 @@ def redo(run: Path, number: int, step: str | None = None) -> list[str]:
         raise ConfigError(
             "the round has no such step", got=f"{folder.path}: {step}", fix=f"name one of {', '.join(names)}"
         )
+    start_of(run, number)
     again = names if step is None else names[names.index(step) :]
     folder.set_aside(again)
     folder.forget_parts()
-    _set_aside_rounds_after(run, number)
+    set_aside_rounds_after(run, number)
     return again
 
 
@@ -91,7 +95,8 @@ def start_of(run: Path, number: int) -> Path | None:
         raise ConfigError(
             "the checkpoint that the round began with was not kept",
             got=str(start),
-            fix="set keep_starts: true for the loop; now only a run from its beginning can make the round again",
+            fix="only a run from its beginning can make the round again; for other runs, keep_starts: true and "
+            "save_every_rounds: 1 keep the beginnings of all rounds",
         )
     return start
 
@@ -104,9 +109,9 @@ def _folder(run: Path, number: int) -> RoundFolder:
     return folder
 
 
-def _set_aside_rounds_after(run: Path, number: int) -> None:
+def set_aside_rounds_after(run: Path, number: int) -> None:
     """Move later rounds away: they were made by a policy that learnt from what is made again."""
-    stale = run / ROUNDS / "stale"
+    stale = run / ROUNDS / STALE
     for folder in round_folders(run):
         if folder.number > number:
             stale.mkdir(exist_ok=True)

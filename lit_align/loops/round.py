@@ -90,7 +90,9 @@ class Round:
 
     def _by_parts(self, name: str, made_of: str, items: Sequence[Row], work: Work) -> None:
         parts = [items[start : start + self.part_size] for start in range(0, len(items), self.part_size)]
-        paths = [self.folder.part(name, made_of, number) for number in range(len(parts))]
+        # Parts of another size are other parts, of which the whole is the same.
+        key = digest(made_of, self.part_size)
+        paths = [self.folder.part(name, key, number) for number in range(len(parts))]
         started = time.monotonic()
         for number, (part, path) in enumerate(zip(parts, paths, strict=True)):
             if number % self.ranks.size == self.ranks.rank and not path.is_file():

@@ -8,7 +8,7 @@ from lit_align.core.batch import DataKind
 from lit_align.core.errors import DataError
 from lit_align.data.canonical import CanonicalRow, Completion, Message
 from lit_align.data.demands import NO_DEMANDS
-from lit_align.data.pipeline import Pipeline, fingerprint
+from lit_align.data.pipeline import Pipeline
 from lit_align.data.places import local_path
 from lit_align.data.readers import peek, read_rows
 from lit_align.data.report import DataReport
@@ -40,9 +40,8 @@ class Seed:
 
     @cached_property
     def fingerprint(self) -> list[str]:
-        """Changes with the rows and with how they are read."""
-        recipe = self._pipeline.recipe
-        return [fingerprint(self.source), self.kind.value, repr((recipe.columns, recipe.format, recipe.convert))]
+        """Changes with the rows, and with all that decides how they are read and become tokens."""
+        return [self._pipeline.key(self.source)]
 
     def rows(self) -> list[Row]:
         """The rows, read once, each with `id`, `row` (its number in the set), `prompt`, and what else the data say.

@@ -22,6 +22,8 @@ TRAIN = "train"
 """The step whose rows are learnt from."""
 START = "start.ckpt"
 """The checkpoint that a round begins with."""
+STALE = "stale"
+"""Folder of what was made of something else."""
 _MANIFEST = "manifest.json"
 _PARTS = "parts"
 
@@ -118,6 +120,16 @@ class RoundFolder:
         """A step's rows."""
         return read_rows(self.file(step))
 
+    def verified(self, step: str) -> list[Row]:
+        """A step's rows, as they were made or accepted.
+
+        Raises:
+            DataError: somebody has changed its file.
+        """
+        if not self.file(step).is_file() or sha256(self.file(step)) != self.steps[step]["sha256"]:
+            raise edited(self, step)
+        return self.rows(step)
+
     def left_out(self) -> dict[str, int]:
         """What all steps left out, by reason."""
         counts: Counter[str] = Counter()
@@ -130,12 +142,13 @@ class RoundFolder:
         left = dict(self.steps)
         for step in steps:
             entry = left.pop(step, None)
-            self.note(steps=left)
+            # The file first: an entry without its file is not done, and a file without its entry would be written over.
             if self.file(step).is_file():
-                stale = self.path / "stale"
+                stale = self.path / STALE
                 stale.mkdir(exist_ok=True)
                 name = (entry or {}).get("made_of", "unlisted")[:12]
                 os.replace(self.file(step), free_path(stale / f"{step}-{name}.jsonl"))
+            self.note(steps=left)
 
     # ---------------------------------------------------------------- parts
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lit_align.evaluation.alarms import Alarm
 from lit_align.judges.base import PointwiseJudge
 from lit_align.loops.guards import DEFAULT, Limits, RoundStats, check_round, should_stop
+from lit_align.loops.judging import described
 from lit_align.loops.live import LiveRound, answers
 from lit_align.loops.pairs import Answer, Chosen
 from lit_align.loops.round_stats import measure_round
@@ -40,6 +41,8 @@ class Watch:
 
     def __init__(self, limits: Limits | None, judge: PointwiseJudge | None, answers: int) -> None:
         self.limits, self.judge, self.answers = limits or DEFAULT, judge, answers
+        # Before it is used: another judge's scores must not stand for this one's.
+        self._judge_is = described(judge)
         self._history: dict[int, RoundStats] = {}
 
     def held_out(self, round: LiveRound) -> None:
@@ -50,7 +53,7 @@ class Watch:
         kept = shuffled(first, round.means.run_seed, HELD_OUT, round.number)[: self.answers]
         chosen = {row["id"] for row in kept}
         prompts = [row for row in round.folder.rows("prompts") if row["id"] in chosen]
-        round.scores(prompts, kept, self.judge, name=HELD_OUT)
+        round.scores(prompts, kept, self.judge, name=HELD_OUT, judge_is=self._judge_is, answers=self.answers)
         self.judge.release()
 
     def look(self, round: LiveRound, rows: Sequence[Row], step: int, *, comparable: bool = True) -> Seen:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -36,10 +37,19 @@ class Writer:
         tokenizer: of the policy.
         sets: settings of the data, which say how prompts become tokens.
         seed: of the run.
+        precision: in what the policy runs.
     """
 
-    def __init__(self, engine: Engine, tokenizer: PreTrainedTokenizerBase, sets: DataSets, seed: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        sets: DataSets,
+        seed: int,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         self.engine, self.tokenizer, self.sets, self.seed = engine, tokenizer, sets, seed
+        self.precision = precision
 
     def write(
         self, prompts: Sequence[Row], *, samples: int, number: int, sampling: Sampling, purpose: str = "", **more: Any
@@ -63,7 +73,8 @@ class Writer:
         """
         asked = self.encode(prompts, sampling.max_new_tokens)
         seeds = [sample_seed(self.seed, number, row["id"], k, purpose) for row in prompts for k in range(samples)]
-        completions = self.engine.generate(asked, samples=samples, seed=seeds, **sampling._asdict(), **more)
+        with self.precision():
+            completions = self.engine.generate(asked, samples=samples, seed=seeds, **sampling._asdict(), **more)
         numbered = [(row["id"], k) for row in prompts for k in range(samples)]
         rows = [self._row(*both, completion) for both, completion in zip(numbered, completions, strict=True)]
         owners = [prompt for prompt in prompts for _ in range(samples)]

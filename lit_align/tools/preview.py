@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 from unicodedata import category
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.text import Text
@@ -21,6 +21,7 @@ from lit_align.core.errors import ConfigError
 from lit_align.data.canonical import Dropped
 from lit_align.data.module import PreferenceDataModule
 from lit_align.data.pipeline import Preview
+from lit_align.trainer import RUNS, run_name
 
 _STYLES = {True: "bold green", False: "dim"}
 _SHORT_NAMES = {"val": "validation"}
@@ -37,9 +38,8 @@ def main(argv: list[str]) -> None:
     cli = _PreviewCLI(argv)
     data = cast(PreferenceDataModule, cli.datamodule)
     if cli.config["round"] is not None:
-        data.show_round(
-            round_file(Path(cli.config["trainer"]["default_root_dir"] or "runs"), cli.config["round"]), cli.model
-        )
+        given = cli.config["trainer"]["default_root_dir"]
+        _show_round(data, cli.model, Path(given or RUNS / run_name(type(cli.model))), cli.config["round"])
     split = _SHORT_NAMES.get(cli.config["split"], cli.config["split"])
     preview = data.preview(split, cli.config["rows"], method=cli.model)
     show(preview, data.tokenizer, Console(highlight=False, soft_wrap=True))
@@ -68,20 +68,20 @@ class _PreviewCLI(LitAlignCLI):
         return cast(Trainer, None)
 
 
-def round_file(run: Path, number: int) -> Path:
-    """The rows that a round learns from.
+def _show_round(data: PreferenceDataModule, method: LightningModule, run: Path, number: int) -> None:
+    """Let a preview show what a round learns from.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there is no such round.
     """
     # Here, since most previews do without loops.
     from lit_align.loops.store import TRAIN, RoundFolder
 
-    file = RoundFolder.of(run, number).file(TRAIN)
-    if not file.is_file():
+    folder = RoundFolder.of(run, number)
+    if TRAIN not in folder.steps:
         fix = "list the rounds with `lit-align rounds RUN`; the run is trainer.default_root_dir of the configuration"
-        raise ConfigError("the round has no rows to learn from", got=str(file), fix=fix)
-    return file
+        raise ConfigError("the round has no rows to learn from", got=str(folder.path), fix=fix)
+    data.show_round(folder.file(TRAIN), method, folder.manifest["max_new_tokens"])
 
 
 def show(preview: Preview, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from lightning.pytorch import Callback
 
 from lit_align.__main__ import main
 from lit_align.callbacks import SPIN, RunReport
-from lit_align.core.errors import ConfigError
+from lit_align.core.errors import ConfigError, DataError
 from lit_align.core.policy import PolicySpec, build_policy
 from lit_align.core.pretrained import load_tokenizer
 from lit_align.judges.base import Judged, PointwiseJudge
@@ -19,7 +20,16 @@ from lit_align.loops.guards import Limits
 from lit_align.loops.store import RoundFolder
 from lit_align.methods.dpo import DPO
 from lit_align.rollouts.engine import Completion
-from tests.loops.loop_runs import dpo, rows, run_loop, weights, write_demonstrations
+from tests.loops.loop_runs import (
+    Killed,
+    Operations,
+    dpo,
+    left,
+    rows,
+    run_loop,
+    weights,
+    write_demonstrations,
+)
 
 LOOP = {"rounds": 2, "max_new_tokens": 8, "part_size": 4, "keep_unfinished": True, "stop_on_alarm": False}
 
@@ -68,6 +78,103 @@ def test_schedule_and_optimiser_may_span_the_run(tiny_model_dir, seed_file, tmp_
     assert looks.states[0] == 0 < looks.states[1]
 
 
+def test_a_schedule_over_the_run_ends_with_it_however_rounds_grow(tiny_model_dir, seed_file, tmp_path):
+    module = DPO(policy=tiny_model_dir, learning_rate=1e-3, warmup_ratio=0.0, schedule="linear")
+    settings = LOOP | {"rounds": 3, "reuse": "all", "schedule": "run", "fresh_optimizer": False}
+    run_loop(tmp_path, module, seed_file, SPIN(**settings))
+    rates = [record["learning_rate"] for record in records(tmp_path) if "learning_rate" in record]
+    # Rounds of 3, 5 and 8 steps, each counted on to be as long as the present one.
+    totals = [9] * 3 + [3 + 2 * 5] * 5 + [16] * 8
+    assert rates == pytest.approx([1e-3 * (1 - step / total) for step, total in enumerate(totals)])
+
+
+class StopInside(Callback):
+    """Ends a run inside an epoch, as early stopping may."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+def test_a_run_stopped_inside_a_round_goes_on_in_it(tiny_model_dir, seed_file, tmp_path):
+    through = run_loop(tmp_path / "through", dpo(tiny_model_dir), seed_file, SPIN(**LOOP))
+    run_loop(tmp_path / "stopped", dpo(tiny_model_dir), seed_file, SPIN(**LOOP), StopInside(4))
+    resumed = run_loop(tmp_path / "stopped", dpo(tiny_model_dir), seed_file, SPIN(**LOOP), ckpt_path="last")
+    for number in (1, 2):
+        assert rows(tmp_path / "stopped", number, "train") == rows(tmp_path / "through", number, "train")
+    expected = weights(through)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
+
+
+def test_rounds_of_several_epochs_are_made_once(tiny_model_dir, seed_file, tmp_path):
+    settings = LOOP | {"epochs_per_round": 2, "reuse": "all"}
+    through = run_loop(tmp_path / "through", dpo(tiny_model_dir), seed_file, SPIN(**settings))
+    with Operations(45) as operations, pytest.raises(Killed):
+        run_loop(tmp_path / "killed", dpo(tiny_model_dir), seed_file, SPIN(**settings), operations)
+    resumed = run_loop(tmp_path / "killed", dpo(tiny_model_dir), seed_file, SPIN(**settings), ckpt_path="last")
+    assert left(tmp_path / "killed") == left(tmp_path / "through")
+    expected = weights(through)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
+    with pytest.raises(ConfigError, match="rounds of another length"):
+        run_loop(tmp_path / "killed", dpo(tiny_model_dir), seed_file, SPIN(**LOOP), ckpt_path="last")
+
+
+def test_parts_of_another_size_are_not_mixed_with_those_of_a_killed_run(tiny_model_dir, seed_file, tmp_path):
+    def make(folder, part_size, last=None):
+        with Operations(last) as operations:
+            run_loop(folder, dpo(tiny_model_dir), seed_file, SPIN(**(LOOP | {"part_size": part_size})), operations)
+
+    with pytest.raises(Killed):
+        # After the first part of the first round.
+        make(tmp_path / "killed", 8, last=20)
+    make(tmp_path / "killed", 4)
+    make(tmp_path / "through", 4)
+    assert left(tmp_path / "killed") == left(tmp_path / "through")
+
+
+def test_settings_of_the_data_make_other_rounds(tiny_model_dir, seed_file, tmp_path):
+    run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**LOOP), data={"separator": ": "})
+    first = rows(tmp_path, 1, "candidates")
+    run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**(LOOP | {"rounds": 1})))
+    assert rows(tmp_path, 1, "candidates") != first
+    # The second round was made by a policy that had learnt from the first.
+    assert (tmp_path / "rounds" / "stale" / "round_2").is_dir()
+
+
+def test_a_trial_leaves_the_rounds_alone(tiny_model_dir, seed_file, tmp_path):
+    run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**LOOP))
+    before = left(tmp_path)
+    run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**LOOP, temperature=0.5), fast_dev_run=True)
+    after = left(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert len(rows(tmp_path / "fast_dev_run", 1, "prompts")) == 8
+
+
+def test_seed_rows_that_are_left_out_are_reported(tiny_model_dir, seed_file, tmp_path):
+    path = tmp_path / "seed.jsonl"
+    path.write_text(Path(seed_file).read_text() + '{"prompt": "Say.", "completion": ""}\n')
+    loop, lenient = SPIN(**(LOOP | {"rounds": 1})), {"on_bad_row": "drop"}
+    run_loop(tmp_path / "run", dpo(tiny_model_dir), str(path), loop, data=lenient)
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    assert (report["seed"]["read"], report["seed"]["kept"]) == (11, 10)
+    assert sum(tally["total"] for tally in report["seed"]["dropped"].values()) == 1
+
+
+def test_an_edited_round_is_not_used_again_unless_accepted(tiny_model_dir, seed_file, tmp_path):
+    with Operations() as operations:
+        operations.last = 60
+        with pytest.raises(Killed):
+            run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**(LOOP | {"rounds": 3})), operations)
+    assert not RoundFolder.of(tmp_path, 3).steps
+    path = tmp_path / "rounds" / "round_1" / "train.jsonl"
+    path.write_text(path.read_text().replace("Name", "Tell"))
+    with pytest.raises(DataError, match="step 'train' of round 1 was changed"):
+        run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**(LOOP | {"rounds": 3, "reuse": "all"})),
+                 ckpt_path="last")  # fmt: skip
+
+
 def test_the_reference_may_stay(tiny_model_dir, seed_file, tmp_path):
     module = run_loop(tmp_path, dpo(tiny_model_dir), seed_file, SPIN(**LOOP, reference="initial"))
     first = build_policy(PolicySpec(tiny_model_dir))
@@ -80,6 +187,7 @@ def test_the_reference_may_stay(tiny_model_dir, seed_file, tmp_path):
     [
         ({"per_round": {2: {"gamma": 1.0}}}, "no such setting for a round"),
         ({"per_round": {3: {"beta": 1.0}}}, "no such setting for a round"),
+        ({"per_round": {2: {"beta": -1.0}}}, "out of range"),
         ({"max_new_tokens": 96}, "leave no room for prompts"),
         ({"rounds": 0}, "out of range"),
     ],
@@ -94,6 +202,7 @@ def test_settings_that_cannot_work_are_refused(settings, words, tiny_model_dir, 
     [
         ({"streaming": True}, {}, "streaming"),
         ({"val_split": 2}, {}, "val_split"),
+        ({"balance_lengths": "downsample"}, {}, "balance_lengths"),
         ({}, {"max_epochs": 7}, "decides how long the run is"),
     ],
 )
@@ -221,7 +330,7 @@ def test_a_round_is_previewed_as_the_model_sees_it(run, tiny_model_dir, seed_fil
     assert main(["preview", *settings, *where]) == 0
     shown = capsys.readouterr().out
     assert rows(run, 2, "train")[0]["chosen"] in shown
-    where[where.index("2")] = "5"
+    where[where.index("--round") + 1] = "5"
     assert main(["preview", *settings, *where]) == 2
     assert "no rows to learn from" in capsys.readouterr().err
 
