@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,12 +12,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_align.core.batch import DataKind
 from lit_align.core.capabilities import Capability
-from lit_align.core.checkpoint_io import copy_checkpoint, publish, temporary
 from lit_align.core.errors import ConfigError
 from lit_align.core.fsdp2 import FSDP2Strategy
 from lit_align.core.gathering import gathered
 from lit_align.core.ranges import positive
-from lit_align.core.saving import save_policy
 from lit_align.core.steps import OptimizerStepCallback
 from lit_align.evaluation.alarms import Alarm, record_alarm
 from lit_align.judges.base import PointwiseJudge
@@ -27,11 +23,11 @@ from lit_align.loops.guards import Limits
 from lit_align.loops.live import LiveRound, Means
 from lit_align.loops.ranks import Ranks
 from lit_align.loops.replay import Reuse, mix_rounds
-from lit_align.loops.revision import set_aside_rounds_after
+from lit_align.loops.revision import exported, keep_start, set_aside_rounds_after
 from lit_align.loops.round import known_by
 from lit_align.loops.settings import RATE, check_per_round, of_round, restart_schedules
 from lit_align.loops.source import Seed
-from lit_align.loops.store import STALE, START, TRAIN, RoundFolder, Row, digest, edited, free_path, run_of, sha256
+from lit_align.loops.store import START, TRAIN, RoundFolder, Row, digest, edited, run_of, sha256
 from lit_align.loops.watch import Seen, Watch
 from lit_align.loops.weights import weights_digest
 from lit_align.loops.writer import Sampling, Writer
@@ -154,6 +150,8 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         """First optimiser step and length of what the schedule spans; see `core.steps.within_stretch`."""
         self.module: AlignmentModule
         """What is trained; there while a round is made."""
+        self.stopped = False
+        """Whether somebody has stopped the run inside a round."""
         self.ended = False
         """Whether a guard has ended the run."""
         self._data = ""
@@ -223,6 +221,13 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         """
         number = self.epochs_done // self.epochs_per_round + 1
         run = self._run_folder(trainer)
+        if self.stopped:
+            raise ConfigError(
+                "the checkpoint is from where the run was stopped inside a round, which cannot be gone on with",
+                got=f"round {number}",
+                fix=f"go on from its beginning: --ckpt_path {RoundFolder.of(run, number).path / START}; or from a "
+                "checkpoint before the stop",
+            )
         if number > self.rounds:
             # Of a checkpoint from the end of the run: Lightning asks for data before it sees that nothing is left.
             self._check_all(run)
@@ -295,7 +300,8 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         if self.ended:
             return
         if not trainer.is_last_batch:
-            # Somebody has stopped the run inside the epoch, which goes on when it is resumed.
+            # Somebody, such as EarlyStopping, has stopped the run. Lightning takes the epoch to be over.
+            self.stopped = True
             return
         self.epochs_done += 1
         if self.epochs_done % (self.epochs_per_round * self.save_every_rounds) == 0:
@@ -309,6 +315,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             "epochs_done": self.epochs_done,
             "epochs_per_round": self.epochs_per_round,
             "round": self.round,
+            "stopped": self.stopped,
             "data": self._data,
             "stretch": list(self.stretch),
         }
@@ -326,7 +333,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
                 fix="use the former value",
             )
         self.epochs_done, self.round = state_dict["epochs_done"], state_dict["round"]
-        self._data = state_dict["data"]
+        self._data, self.stopped = state_dict["data"], state_dict["stopped"]
         self.stretch = (state_dict["stretch"][0], state_dict["stretch"][1])
 
     # ---------------------------------------------------------------- a round
@@ -386,7 +393,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             folder.clean()
             if folder.manifest.get("inputs", inputs) != inputs:
                 set_aside_rounds_after(run_of(folder), folder.number)
-            self._keep_start(trainer, folder, weights)
+            keep_start(folder, weights, _last_checkpoint(trainer) if self.keep_starts else None)
             folder.note(
                 round=folder.number,
                 loop=type(self).__name__,
@@ -402,7 +409,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         means = Means(seed.rows, writer, self.sampling, self.seed, prompts)
         round = LiveRound(folder, inputs, means, ranks, self.part_size)
         if hasattr(engine, "sync") and is_new:
-            engine.sync(self._exported(folder, data, ranks))
+            engine.sync(exported(module, data.tokenizer, folder, ranks))
         with ExitStack() as stack:
             stack.enter_context(known_by(folder))
             stack.enter_context(gathered(module.policy))
@@ -457,34 +464,15 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         round.counts.update(mixed.counts)
         return mixed.rows
 
-    def _exported(self, folder: RoundFolder, data: PreferenceDataModule, ranks: Ranks) -> Path:
-        """A Hugging Face folder of the policy as it is, for engines that do not share its memory."""
-        target = folder.path / "policy"
-        if target.exists() and ranks.is_first:
-            shutil.rmtree(target)
-        ranks.wait()
-        if ranks.is_first:
-            save_policy(self.module, data.tokenizer, target)
-            # Engines may read a folder until they are given the next one.
-            shutil.rmtree(RoundFolder.of(run_of(folder), folder.number - 2).path / "policy", ignore_errors=True)
-        ranks.wait()
-        return target
-
     def _set_method(self, trainer: Trainer) -> None:
         """Give the method the settings of the round; a checkpoint holds none."""
         for name, value in of_round(self.per_round, self.round).items():
             if name != RATE:
                 setattr(trainer.lightning_module, name, value)
 
-    def _keep_start(self, trainer: Trainer, folder: RoundFolder, weights: str) -> None:
-        """Keep the checkpoint that the round begins with, if it was written; another one's is set aside."""
-        start = folder.path / START
-        if start.exists() and folder.manifest.get("policy") != weights:
-            (folder.path / STALE).mkdir(exist_ok=True)
-            os.replace(start, free_path(folder.path / STALE / START))
-        if not self.keep_starts or start.exists():
-            return
-        for callback in trainer.checkpoint_callbacks:
-            written = Path(getattr(callback, "best_model_path", "") or "none")
-            if written.name == f"step={trainer.global_step}.ckpt" and written.exists():
-                publish(copy_checkpoint(written, temporary(start)), start)
+
+def _last_checkpoint(trainer: Trainer) -> Path | None:
+    """The checkpoint of the present step; None: it was not written."""
+    written = [Path(getattr(callback, "best_model_path", "") or "none") for callback in trainer.checkpoint_callbacks]
+    name = f"step={trainer.global_step}.ckpt"
+    return next((path for path in written if path.name == name and path.exists()), None)

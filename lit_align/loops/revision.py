@@ -1,12 +1,22 @@
-"""What people do to rounds that were made: accept what they have changed, or have steps made again."""
+"""What is kept of the weights that a round begins with, and what people do to rounds: accept edits, redo steps."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from transformers import PreTrainedTokenizerBase
+
+from lit_align.core.checkpoint_io import copy_checkpoint, publish, temporary
 from lit_align.core.errors import ConfigError
-from lit_align.loops.store import ROUNDS, STALE, START, RoundFolder, free_path, round_folders, sha256
+from lit_align.core.saving import save_policy
+from lit_align.loops.ranks import Ranks
+from lit_align.loops.store import ROUNDS, STALE, START, RoundFolder, free_path, round_folders, run_of, sha256
+
+if TYPE_CHECKING:
+    from lit_align.core.module import AlignmentModule
 
 
 def changed_steps(folder: RoundFolder) -> list[str]:
@@ -116,3 +126,39 @@ def set_aside_rounds_after(run: Path, number: int) -> None:
         if folder.number > number:
             stale.mkdir(exist_ok=True)
             os.replace(folder.path, free_path(stale / folder.path.name))
+
+
+def keep_start(folder: RoundFolder, weights: str, written: Path | None) -> None:
+    """Keep the checkpoint that a round begins with beside its rows; that of other weights is set aside.
+
+    Args:
+        folder: of the round.
+        weights: digest of what it begins with.
+        written: the checkpoint; None: there is none, or it is not to be kept.
+    """
+    start = folder.path / START
+    if start.exists() and folder.manifest.get("policy") != weights:
+        (folder.path / STALE).mkdir(exist_ok=True)
+        os.replace(start, free_path(folder.path / STALE / START))
+    if written is not None and not start.exists():
+        publish(copy_checkpoint(written, temporary(start)), start)
+
+
+def exported(module: AlignmentModule, tokenizer: PreTrainedTokenizerBase, folder: RoundFolder, ranks: Ranks) -> Path:
+    """A Hugging Face folder of the policy that a round begins with, for engines that do not share its memory.
+
+    Args:
+        module: with its policy, which is not sharded.
+        tokenizer: of the policy.
+        folder: of the round.
+        ranks: the processes that make it; all call this together.
+    """
+    target = folder.path / "policy"
+    ranks.wait()
+    if ranks.is_first:
+        shutil.rmtree(target, ignore_errors=True)
+        save_policy(module, tokenizer, target)
+        # Engines may read a folder until they are given the next one.
+        shutil.rmtree(RoundFolder.of(run_of(folder), folder.number - 2).path / "policy", ignore_errors=True)
+    ranks.wait()
+    return target

@@ -98,12 +98,15 @@ class StopInside(Callback):
         trainer.should_stop = trainer.global_step == self.step
 
 
-def test_a_run_stopped_inside_a_round_goes_on_in_it(tiny_model_dir, seed_file, tmp_path):
+def test_a_run_stopped_inside_a_round_goes_on_from_its_beginning(tiny_model_dir, seed_file, tmp_path):
     through = run_loop(tmp_path / "through", dpo(tiny_model_dir), seed_file, SPIN(**LOOP))
-    run_loop(tmp_path / "stopped", dpo(tiny_model_dir), seed_file, SPIN(**LOOP), StopInside(4))
-    resumed = run_loop(tmp_path / "stopped", dpo(tiny_model_dir), seed_file, SPIN(**LOOP), ckpt_path="last")
-    for number in (1, 2):
-        assert rows(tmp_path / "stopped", number, "train") == rows(tmp_path / "through", number, "train")
+    run = tmp_path / "stopped"
+    run_loop(run, dpo(tiny_model_dir), seed_file, SPIN(**LOOP), StopInside(4))
+    with pytest.raises(ConfigError, match="stopped inside a round") as error:
+        run_loop(run, dpo(tiny_model_dir), seed_file, SPIN(**LOOP), ckpt_path="last")
+    start = run / "rounds" / "round_2" / "start.ckpt"
+    assert str(start) in str(error.value)
+    resumed = run_loop(run, dpo(tiny_model_dir), seed_file, SPIN(**LOOP), ckpt_path=str(start))
     expected = weights(through)
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
 

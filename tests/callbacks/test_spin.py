@@ -38,7 +38,7 @@ def through(tiny_model_dir, seed_file, tmp_path_factory):
 
 def test_pairs_are_the_persons_answer_and_the_policys(through, seed_file):
     folder, _, _ = through
-    demonstrations = [json.loads(line) for line in Path(seed_file).open()]
+    demonstrations = [json.loads(line) for line in Path(seed_file).read_text().splitlines()]
     for number in (1, 2, 3):
         own = {row["id"]: row["completion"] for row in rows(folder, number, "candidates")}
         pairs = rows(folder, number, "pairs")
