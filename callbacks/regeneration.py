@@ -421,7 +421,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             counts = getattr(engine, "counts", None)
             if counts is not None and counts.prompts:
                 folder.note(generated=counts.to_dict())
-            if seed.report.read:
+            if seed.report.read and data.reports.get("seed") is not seed.report:
                 data.report_seed(seed.report)
             # Of a step that a process was killed right after.
             folder.forget_parts()

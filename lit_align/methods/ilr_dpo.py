@@ -8,7 +8,7 @@ reference.
 
 This class is the training of one round: `data.convert: best_worst` makes the pairs from ranked responses, and the
 policy that the last round has written is given as `model.policy`, which makes it the reference too. Sampling and
-scoring, and the loop over rounds, are outside of it.
+scoring, and the loop over rounds, are the callback `IterativeDPO`.
 
 Differs: alpha could not be checked against the paper; 0.02 is ours. Watch the mean length between the rounds: an alpha
 that is too large ends in empty answers.

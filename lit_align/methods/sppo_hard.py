@@ -5,7 +5,7 @@ loser's to 0. The policy plays against itself: in each round pairs are made of i
 each response to the policy at the start of the round is regressed onto its chance to win, minus a half, over beta.
 
 This class is the training of one round, with that policy as `model.policy` and hence as the reference; sampling,
-judging and the loop over rounds are outside of it.
+judging and the loop over rounds are the callback `SPPORounds`.
 
 Differs: the paper's labels are soft, estimated from several samples, and its loss is half of this one; TRL 1.16's
 `sppo_hard` is this loss. The paper's eta is 1 / beta.

@@ -381,3 +381,35 @@ def test_the_report_shows_the_rounds(made):
     first = next(row for row in texts if row["samples"] == "round_answers")
     assert first["columns"] == ["round 1", "round 2"]
     assert first["texts"][1] == rows(made, 2, "candidates")[0]["completion"]
+
+
+class Counting:
+    """An engine whose answers to a prompt are all finished, and of different lengths."""
+
+    def __init__(self, tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def generate(self, prompts, *, samples=1, **settings):
+        words = [" so" * (sample + 1) for sample in range(samples)]
+        ids = [[*self.tokenizer(w, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id] for w in words]
+        return [Completion(prompt, *answer, True) for prompt in prompts for answer in zip(words, ids, strict=True)]
+
+
+class Short(PointwiseJudge):
+    """Likes short answers."""
+
+    def score(self, prompts, completions, **columns):
+        return [Judged(-float(len(completion))) for completion in completions]
+
+
+def test_the_loop_that_the_readme_shows_works(tiny_model_dir, seed_file, tmp_path):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    code = next(block for block in readme.split("```") if "class BestOfEight" in block).removeprefix("python\n")
+    known: dict = {}
+    exec(code, known)
+    engine = Counting(load_tokenizer(tiny_model_dir))
+    loop = known["BestOfEight"](Short(), rounds=1, max_new_tokens=32, engine=engine, stop_on_alarm=False)
+    run_loop(tmp_path, dpo(tiny_model_dir), seed_file, loop)
+    pairs = rows(tmp_path, 1, "pairs")
+    assert {(pair["chosen"], pair["rejected"]) for pair in pairs} == {(" so", " so" * 8)}
+    assert len(pairs) == 10

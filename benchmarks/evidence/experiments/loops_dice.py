@@ -47,8 +47,7 @@ def _first_dpo(run: Run, dpo: Method, world: Style, seed: int) -> tuple[str, str
 
 
 @experiment(
-    claim="A policy that DPO has trained goes on improving when its implicit reward ranks its own answers; a price of "
-    "length keeps it from learning to write more, and replayed pairs of people keep the second round from falling.",
+    claim="DICE improves a policy by its own implicit reward; a price of length holds length, replay holds round two",
     paper="DICE, Chen et al. 2024 (2406.09760)",
     world="W1 of texts, its prompts all different: answers of words on a topic, five of which are good; pairs by a "
     "rater who also likes length",

@@ -15,8 +15,17 @@ from lit_align.judges.asking import opened
 from lit_align.rollouts.hf_engine import HFEngine
 
 HIGHEST = 5
-JUDGE = {"template": "judge {prompt} {response} ?", "as_chat": False, "high": HIGHEST}
-"""What the policy is asked about an answer, in the world's words."""
+JUDGE = {
+    "template": "judge {prompt} {response} ?",
+    "as_chat": False,
+    "high": HIGHEST,
+    "mode": "text",
+    "samples": 3,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "max_new_tokens": 3,
+}
+"""What the policy is asked about an answer, in the world's words: three sampled grades, as in the paper."""
 
 
 class Graded(Style):
@@ -43,14 +52,13 @@ class Graded(Style):
 
     def answers(self, seed: int, each: int) -> list[Row]:
         """Answers of many qualities."""
-        shares = (0.4, 0.6, 0.8, 0.95)
-        kinds = enumerate(shares, start=100 * (seed + 1))
+        kinds = enumerate((0.1, 0.3, 0.5, 0.7, 0.95), start=100 * (seed + 1))
         return [
-            row for own, share in kinds for row in self.demonstrations(each, own, share=share, shortest=2, longest=9)
+            row for own, share in kinds for row in self.demonstrations(each, own, share=share, shortest=1, longest=9)
         ]
 
 
-def _taught(world: Graded, seed: int, judged: int = 2048) -> list[Row]:
+def _taught(world: Graded, seed: int, judged: int = 4096) -> list[Row]:
     """Demonstrations of answers and of judgements: what M1 is made of."""
     judge = SelfJudge("unused", **JUDGE)
     rows = world.demonstrations(5400, seed)
@@ -85,12 +93,11 @@ def _graded(policy: str, world: Graded, prompts: Sequence[str], seed: int) -> fl
 
 
 @experiment(
-    claim="A policy that has learnt to answer and to judge improves round after round on its own judgements of its own "
-    "answers, and stays a judge.",
+    claim="A policy that answers and judges improves round after round on its own judgements, and stays a judge",
     paper="Self-Rewarding Language Models, Yuan et al. 2024 (2401.10020)",
     world="W3: W1 of texts, whose model also grades answers from 0 to 5, each level only with all lower ones",
-    budget="M1: 1500 steps on 5400 demonstrations and 8192 judgements; then three rounds of 800 prompts with 4 answers "
-    "each, DPO with beta 0.5, 150 steps, lr 3e-4; the judge's score is its expected grade",
+    budget="M1: 3000 steps on 5400 demonstrations and 20480 judgements; then three rounds of 800 prompts with 4 "
+    "answers each, DPO with beta 0.5, 150 steps, lr 3e-4; the judge's score is the mean of three sampled grades",
     seeds=3,
 )
 def loops_self_rewarding(run: Run) -> None:
@@ -104,11 +111,11 @@ def loops_self_rewarding(run: Run) -> None:
             world,
             _taught(world, seed),
             seed,
-            steps=run.steps(1500),
+            steps=run.steps(3000),
             learning_rate=3e-3,
             batch_size=160,
             layers=2,
-            hidden=48,
+            hidden=64,
         )
         loop = SelfRewarding(
             JUDGE,
@@ -133,7 +140,7 @@ def loops_self_rewarding(run: Run) -> None:
     arms.measure()
     run.expect("grade", "M2", ">", "M1", by=0.2)
     run.expect("grade", "M3", ">", "M1", by=0.35)
-    run.expect("grade", "M4", ">", "M1", by=0.5)
+    run.expect("grade", "M4", ">", "M1", by=0.35)
     run.expect("gold", "M3", ">", "M1", note="the world's own measure, which nobody was taught to judge by")
     run.expect("judged_right", "M3", ">", 0.55, note="the judge stays a judge")
     run.plot_bars("grade", "gold", "judged_right")
