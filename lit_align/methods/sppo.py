@@ -6,7 +6,8 @@ policy, the mean over the others. The log-ratio of a response to the policy at t
 eta times (that probability less a half). A response that wins half of the time stays where it is.
 
 This class is the training of one round, with that policy as `model.policy` and hence as the reference; sampling,
-judging and the loop over rounds are the callback `SPPORounds`. Of each prompt the best and the worst answer are the pair.
+judging and the loop over rounds are the callback `SPPORounds`. Of each prompt the best and the worst answer are the
+pair.
 
 Differs: the paper's eta is 1 / beta, here `beta`, 0.001 by default as in the paper. That asks for hundreds of nats,
 which only the direction of a clipped gradient survives: take 0.05 to 0.2 for small models. `sppo_hard.py` sets the
