@@ -213,6 +213,17 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         if self.reference == "previous" and module.needs_reference:
             module.reference_will_refresh = True
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a reference that would have to change, and cannot."""
+        reference = cast("AlignmentModule", pl_module).reference
+        if self.reference == "previous" and reference is not None and not reference.can_refresh:
+            raise ConfigError(
+                f"{type(self).__name__} makes the policy of each round the reference of the next, and this one cannot "
+                "change",
+                got=f"reference: {type(reference).__name__}",
+                fix="set model.reference: auto, or the loop's reference: initial",
+            )
+
     def begin_round(self, trainer: Trainer, data: PreferenceDataModule) -> Path | None:
         """The rows to learn from now: those of the round that is under way, or of the next one, which is made.
 
