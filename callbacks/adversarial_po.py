@@ -42,7 +42,7 @@ class AdversarialPO(RegenerationCallback):
         reward_samples: answers of the policy to each of the reward model's prompts.
         reward_prompts: prompts of the reward model in a round, drawn anew; None: all.
         reward_from: base: every round begins with the model that `reward` names; previous: with the last round's.
-        reward_data: settings of the reward model's data, such as batch_size and max_length; others are the run's.
+        reward_data: settings of the reward model's data, such as batch_size and max_length; others are the defaults.
         reward_trainer: settings of its trainer, such as max_epochs; max_epochs is 1 and gradient_clip_val 1.
         held_out_pairs: so many of the pairs of people are not learnt from; on them the reward model's accuracy is
             logged as `reward_accuracy`, which must not fall.

@@ -95,6 +95,12 @@ class OnlineDPO(JudgedLoop):
             raise ConfigError("a pair needs two answers", got=f"samples: {samples}", fix="give 2 or more")
         self.sample_every, self.attempts, self.keep_judge = sample_every, attempts, keep_judge
         self.keep_rounds = None if keep_rounds is None else int(positive("keep_rounds", keep_rounds))
+        if self.keep_rounds is not None and self.reuse != "none":
+            raise ConfigError(
+                "rounds that are learnt from again cannot be deleted",
+                got=f"keep_rounds: {keep_rounds}, reuse: {self.reuse}",
+                fix="leave keep_rounds out, or set reuse: none",
+            )
         self.pairing = Pairing(keep_unfinished=self.keep_unfinished)
         self._history = ""
 

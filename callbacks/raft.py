@@ -13,6 +13,8 @@ from lit_align.loops.pairs import Answer, AnswerFilter, best_answer, top_share
 from lit_align.loops.replay import Reuse
 from lit_align.loops.store import Row
 
+TOO_LOW = "prompt whose best answer scores below min_score"
+
 
 class RAFT(JudgedLoop):
     """Reward-ranked fine-tuning: best-of-n answers become demonstrations for `SFT`.
@@ -71,6 +73,9 @@ class RAFT(JudgedLoop):
                 round.demonstration(groups[place][0], answer, score=answer.score) for place, answer in self._best(kept)
             ]
             round.counts.update(usable.counts)
+            left = len({place for place, group in enumerate(kept) if group}) - len(rows)
+            if self.keep == "per_prompt" and left:
+                round.counts[TOO_LOW] += left
             return rows
 
         rows = round.step("best", best)

@@ -20,6 +20,7 @@ from lit_align.core.steps import OptimizerStepCallback
 from lit_align.evaluation.alarms import Alarm, record_alarm
 from lit_align.judges.base import PointwiseJudge
 from lit_align.loops.guards import Limits
+from lit_align.loops.judging import described
 from lit_align.loops.live import LiveRound, Means
 from lit_align.loops.ranks import Ranks
 from lit_align.loops.replay import Reuse, mix_rounds
@@ -448,6 +449,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
             "seed": self.seed,
             "prompts_per_round": self.prompts_per_round,
             "engine": type(self.engine).__name__,
+            "reference": described(self.module.reference_choice),
             "more": self.depends_on(),
         }
 

@@ -14,7 +14,7 @@ from lit_align.data.pairing import first_round, tournament
 from lit_align.data.rejection_sampling import rejection_sample
 from lit_align.judges.base import Judge, PointwiseJudge
 from lit_align.loops.live import LiveRound, answers, by_prompt, further_columns
-from lit_align.loops.pairs import IDENTICAL, NOT_FINITE, TIED, TOO_FEW, UNFINISHED, UNSCORED, Answer, Chosen
+from lit_align.loops.pairs import IDENTICAL, NOT_FINITE, SHORT, TIED, TOO_FEW, UNFINISHED, UNSCORED, Answer, Chosen
 from lit_align.loops.store import Row
 
 _SURE = 1e-6
@@ -127,6 +127,8 @@ class RSO(JudgedLoop):
         """Why an answer is no candidate; empty where it is one."""
         if not answer.finished and not self.keep_unfinished:
             return UNFINISHED
+        if not answer.text.strip():
+            return SHORT
         if answer.score is None:
             return UNSCORED
         return "" if math.isfinite(answer.score) else NOT_FINITE

@@ -10,8 +10,8 @@ from lit_align.callbacks._judged import Draw, JudgedLoop, drawn, scored_groups
 from lit_align.core.errors import ConfigError
 from lit_align.core.ranges import positive, up_to_one
 from lit_align.judges.base import Judge, PointwiseJudge
-from lit_align.loops.live import LiveRound, answers
-from lit_align.loops.pairs import TIED, TOO_FEW, Answer, AnswerFilter, Chosen, scored
+from lit_align.loops.live import LiveRound, answers, by_prompt
+from lit_align.loops.pairs import TIED, TOO_FEW, UNSCORED, Answer, AnswerFilter, Chosen, scored
 from lit_align.loops.store import Row
 from lit_align.rollouts.mixing import LogitMix
 
@@ -84,7 +84,12 @@ class SampledPairs(JudgedLoop):
 
         def pairs() -> list[Row]:
             usable = AnswerFilter(self.keep_unfinished)
-            rows = [row for prompt, group in groups for row in self._pair(round, prompt, usable.keep(group))]
+            said = by_prompt(round.folder.rows("verdicts") if "verdicts" in round.folder.steps else [])
+            rows = [
+                row
+                for prompt, group in groups
+                for row in self._pair(round, prompt, usable.keep(group), said[prompt["id"]])
+            ]
             round.counts.update(usable.counts)
             return rows
 
@@ -122,7 +127,7 @@ class SampledPairs(JudgedLoop):
             raise ConfigError("the sampler needs a reference", got=got, fix="use a method with one, or sampler: online")
         return {"mix": LogitMix.with_reference(self.module.reference, policy_weight=policy, weight=reference)}
 
-    def _pair(self, round: LiveRound, prompt: Row, kept: Sequence[Answer]) -> list[Row]:
+    def _pair(self, round: LiveRound, prompt: Row, kept: Sequence[Answer], verdicts: Sequence[Row]) -> list[Row]:
         """The best answer against the worst; of two that is the better one against the other."""
         if len(kept) < 2:
             round.counts[TOO_FEW] += 1
@@ -132,7 +137,14 @@ class SampledPairs(JudgedLoop):
         if gap == 0:
             round.counts[TIED] += 1
             return []
-        # Of two answers the rates are (1/2 + p) / 2 and (3/2 - p) / 2, where p is the probability of the first to win.
-        pointwise = isinstance(self.judge, PointwiseJudge)
-        label = 1 / (1 + math.exp(-self.scale * gap)) if pointwise else min(1.0, 0.5 + gap)
+        label = 1 / (1 + math.exp(-self.scale * gap))
+        if not isinstance(self.judge, PointwiseJudge):
+            # Scores are rates against all answers; the label is of these two.
+            said = next(row for row in verdicts if {row["first"], row["second"]} == {chosen.sample, rejected.sample})[
+                "probability"
+            ]
+            if said is None:
+                round.counts[UNSCORED] += 1
+                return []
+            label = said if chosen.sample < rejected.sample else 1 - said
         return [round.pair(prompt, Chosen(chosen, rejected), label_probability=label)]

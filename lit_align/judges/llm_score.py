@@ -102,7 +102,7 @@ class LLMScoreJudge(CountingPointwise):
         self.task = fill(task or (SCORE_REASON_TASK if reasons else SCORE_TASK), low=low, high=high)
         self.pattern = read_pattern(pattern, groups=1)
         self.reference_column, self.as_chat = reference_column, as_chat
-        default = 0.0 if self.samples == 1 else 0.7
+        default = 0.0 if self.samples == 1 or mode == "expected" else 0.7
         self.sampling: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
             "temperature": default if temperature is None else not_negative("temperature", temperature),

@@ -53,7 +53,7 @@ def write_prompts(round: LiveRound, number: int, examples: int = EXAMPLES) -> li
         rows = [
             {"id": row["id"], "row": place, "prompt": _as_prompt(task, is_chat)}
             for place, row in enumerate(written, start=1)
-            if (task := read_task(row["completion"], examples)) is not None and new.add(task)
+            if new.add(task := read_task(row["completion"], examples)) and task is not None
         ]
         round.counts.update(new.counts)
         return rows
