@@ -141,7 +141,7 @@ def test_loggers(tmp_path):
 
 def test_the_readmes_example(pairs, tiny_model_dir):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.+?)```", readme, re.DOTALL)[1]
+    code = re.search(r"```python\n(from lit_align import DPO.+?)```", readme, re.DOTALL)[1]
     for name, here in {
         "Qwen/Qwen2.5-0.5B-Instruct": tiny_model_dir,
         "trl-lib/ultrafeedback_binarized@test": pairs,

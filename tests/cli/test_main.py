@@ -19,7 +19,7 @@ from lit_align.core.errors import ConfigError, DataError
 def test_help_lists_every_verb_with_one_line(capsys):
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len({**TRAINER_VERBS, **TOOLS}) == 15
+    assert len({**TRAINER_VERBS, **TOOLS}) == 16
     for verb, what in {**TRAINER_VERBS, **TOOLS}.items():
         assert f"  {verb:<12}{what}" in lines
 

@@ -45,7 +45,7 @@ def loops_adversarial(run: Run) -> None:
     if not run.needs("AdversarialReward"):
         return
     world, arms = Style(), Arms(run)
-    (sft,) = run.present(method("SFT", reduction="tokens"))
+    sft, _ = run.present(method("SFT", reduction="tokens"), method("AdversarialReward", "plays, 0.5", game_weight=0.5))
     steps = max(EPOCHS, run.steps(STEPS) // EPOCHS * EPOCHS)
     prompts, evaluated = max(128, run.steps(PROMPTS)), max(64, run.steps(2048))
     how = {**LOOP, "epochs_per_round": EPOCHS, "rounds": ROUNDS, "samples": 4}

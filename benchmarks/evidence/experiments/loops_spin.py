@@ -36,7 +36,7 @@ ROOM, TIGHT = 24, 10
 def loops_spin(run: Run) -> None:
     """Share of valid answers after each round; also without earlier pairs, against one opponent, with cut answers."""
     world, arms = Style(), Arms(run)
-    (dpo,) = run.present(method("DPO", "SPIN", beta=1.0))
+    (dpo,) = run.present(method("SelfPlay", "SPIN", beta=1.0))
     steps = max(EPOCHS, run.steps(STEPS) // EPOCHS * EPOCHS)
     prompts = max(64, run.steps(2048))
     for seed in range(run.seeds):
