@@ -42,7 +42,7 @@ class Labeller(Engine):
         logps: bool = False,
     ) -> list[Completion]:
         """It writes nothing."""
-        raise NotImplementedError
+        raise NotImplementedError("this labeller weighs answers, and writes none")
 
     def token_logps(self, prompts: Sequence[Prompt], candidates: Sequence[str]) -> list[list[float]]:
         """Log-probabilities of letters or of scores, nats."""
