@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse.typing import Path_fr
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -27,6 +28,7 @@ from lit_align.core.errors import AlignError, ConfigError
 from lit_align.core.module import AlignmentModule
 from lit_align.data.module import PreferenceDataModule
 from lit_align.parse_errors import explain
+from lit_align.tools.first_run import train_first
 from lit_align.trainer import AlignTrainer
 
 # The parser knows a class by its short name once the class is imported.
@@ -122,6 +124,14 @@ class LitAlignCLI(LightningCLI):
         ours = {"prog": "lit-align", "exit_on_error": False, "allow_abbrev": False}
         return super().init_parser(**{**ours, **kwargs})
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What a configuration may hold besides the objects' settings."""
+        parser.add_argument(
+            "--first",
+            type=Path_fr | None,
+            help="for fit: a configuration whose export is `model.policy`; it is trained before, unless it was",
+        )
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and say in one line what is wrong.
 
@@ -135,6 +145,13 @@ class LitAlignCLI(LightningCLI):
         except ArgumentError as error:
             raise explain(str(error), self._options(arguments)) from error
         self._leave_data_of_another_source(arguments)
+
+    def before_instantiate_classes(self) -> None:
+        """Train what `first` names, whose export is the policy; this run's own settings have been read by now."""
+        first = self._get(self.config, "first") if self.subcommand == "fit" else None
+        if first is not None:
+            path = Path(first.absolute)
+            train_first(path, read_yaml(path), str(self._get(self.config, "model").init_args.policy))
 
     def _leave_data_of_another_source(self, arguments: list[str]) -> None:
         """Unset what a configuration says about the training data that another source now stands in for."""

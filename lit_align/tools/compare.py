@@ -79,7 +79,8 @@ def compare(wanted: Wanted, command: str) -> None:
         ConfigError: see `main`.
     """
     from lit_align.tools.compare_plan import make_plan
-    from lit_align.tools.compare_runs import Run, alone, check_folder, measure_initial
+    from lit_align.tools.compare_runs import Run, check_folder, measure_initial
+    from lit_align.tools.one_at_a_time import alone
 
     with alone(wanted.out) as lock:
         plan = make_plan(wanted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
 import os
@@ -10,8 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -263,27 +261,3 @@ def _checkpoint(run: Run) -> dict[str, Any]:
             fix=f"remove {run.folder}, and the run will be trained again",
         )
     return read_checkpoint(newest)
-
-
-# -------------------------------------------------------------------- one at a time
-
-
-@contextmanager
-def alone(out: Path) -> Iterator[int]:
-    """Wait until no other comparison, and no training that a killed one has left behind, works in a folder.
-
-    Yields:
-        Descriptor of the lock, which training processes inherit: so they hold it as long as they live.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 20, 0).decode().strip()
-            print(f"waiting until nobody else works in {out} (the last training there is process {pid})", flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)

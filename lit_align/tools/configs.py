@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+import yaml
+
 from lit_align import configs as package
 from lit_align.core.errors import ConfigError
 from lit_align.tools.command import Function, run_command
@@ -55,7 +57,7 @@ def show(slug: str) -> None:
 
 
 def copy(slug: str, destination: Path) -> None:
-    """Copy a configuration, to be edited.
+    """Copy a configuration, to be edited; beside it the one that it says is to be trained `first`, if none is there.
 
     Args:
         slug: its name, as `lit-align configs list` prints it.
@@ -68,6 +70,9 @@ def copy(slug: str, destination: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(source.read_bytes())
     print(target)
+    first = yaml.safe_load(source.read_bytes()).get("first")
+    if first is not None and not (target.parent / first).exists():
+        copy(f"{Path(slug).parent / Path(first).stem}", target.parent)
 
 
 def main(argv: list[str]) -> None:

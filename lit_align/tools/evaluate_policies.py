@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from lit_align.cli import silence_noise
-    from lit_align.tools.compare_runs import alone
+    from lit_align.tools.one_at_a_time import alone
 
     silence_noise()
     disable_progress_bar()

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningCLI
 from lit_align.__main__ import TOOLS, TRAINER_VERBS, main
 from lit_align.cli import LitAlignCLI, refuse_two_methods
 from lit_align.core.errors import ConfigError
+from tests.rows import loop_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -41,6 +42,14 @@ def test_configurations_parse(cli, slug):
 @pytest.mark.parametrize("path", WHOLE)
 def test_configurations_of_the_quickstart_parse(cli, path):
     assert cli.parse("fit", "--config", str(CONFIGS / path)).model.class_path
+
+
+@pytest.mark.parametrize("path", [*(f"{slug}.yaml" for slug in METHODS), *WHOLE])
+def test_flags_of_callbacks_reach_the_loop(path):
+    # `--trainer.callbacks.rounds 2` is said of the last one.
+    config = yaml.safe_load((CONFIGS / path).read_text())
+    if loop_of(config) is not None:
+        assert loop_of({"trainer": {"callbacks": config["trainer"]["callbacks"][-1:]}}), "another callback stands last"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -22,6 +22,7 @@ from lit_align.tools import compare_runs
 from lit_align.tools.compare import read_own, read_seeds
 from lit_align.tools.compare_plan import make_plan
 from lit_align.tools.compare_settings import Wanted, method_slugs
+from lit_align.tools.one_at_a_time import alone
 
 WORDS = ["red", "green", "blue", "gold", "pink", "grey", "teal", "plum", "rust", "sand"]
 
@@ -279,7 +280,7 @@ def test_a_run_that_fails_is_left_out_and_tried_again(place, monkeypatch, capsys
 
 
 def test_training_is_a_process_of_its_own_whose_output_is_kept(tmp_path):
-    with compare_runs.alone(tmp_path) as lock:
+    with alone(tmp_path) as lock:
         log = tmp_path / "fit.log"
         assert compare_runs.fit(["--version"], log, lock, lambda: 0) == 0
         assert compare_runs.fit(["fti"], log, lock, lambda: 0) == 2
@@ -292,11 +293,11 @@ def test_training_is_a_process_of_its_own_whose_output_is_kept(tmp_path):
 
 
 def test_a_comparison_waits_for_what_a_killed_one_has_left_behind(tmp_path):
-    with compare_runs.alone(tmp_path) as lock:
+    with alone(tmp_path) as lock:
         # Inherits the lock, as training does, and outlives it here.
         orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"], pass_fds=[lock])
     started = time.monotonic()
-    with compare_runs.alone(tmp_path):
+    with alone(tmp_path):
         assert orphan.poll() is not None or time.monotonic() - started > 0.5
     orphan.wait()
 

@@ -17,8 +17,6 @@ from tests.rows import loop_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "quickstart"
 LOOPS = [path for path in sorted(CONFIGS.glob("*.yaml")) if loop_of(yaml.safe_load(path.read_text())) is not None]
-FIRST_HALVES = {"dice": "dice_dpo", "self_rewarding": "self_rewarding_sft"}
-"""What a loop's configuration says is to be trained before."""
 GAINS = {
     "adversarial_po": 0.12,
     "ai_feedback": 0.2,
@@ -51,12 +49,9 @@ def run(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """The quickstart's models and data, and first halves of loops."""
+    """The quickstart's models and data."""
     folder = tmp_path_factory.mktemp("user")
     run(folder, "quickstart")
-    for half in FIRST_HALVES.values():
-        run(folder, "fit", "--config", str(CONFIGS / f"{half}.yaml"), "--trainer.enable_progress_bar", "false")
-        run(folder, "export", f"runs/quickstart/{half}")
     return folder
 
 

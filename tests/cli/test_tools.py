@@ -134,6 +134,15 @@ def test_copy_to_a_file_and_a_folder(tmp_path, capsys):
     assert (tmp_path / "new" / "mine.yaml").read_bytes() == (tmp_path / "dpo.yaml").read_bytes() == source
 
 
+def test_copy_takes_the_first_run_along(tmp_path):
+    assert main(["configs", "copy", "quickstart/dice", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dice.yaml", "dice_dpo.yaml"]
+    (tmp_path / "dice.yaml").unlink()
+    (tmp_path / "dice_dpo.yaml").write_text("mine")
+    assert main(["configs", "copy", "quickstart/dice", str(tmp_path)]) == 0
+    assert (tmp_path / "dice_dpo.yaml").read_text() == "mine"
+
+
 def test_copy_writes_over_nothing(tmp_path, capsys):
     (tmp_path / "dpo.yaml").write_text("mine")
     assert main(["configs", "copy", "dpo", str(tmp_path)]) == 2

@@ -29,7 +29,7 @@ def start(run: Run, world: Style, seed: int) -> str:
         "seeds) offline was ahead, 1.8 to 2.3 in gold against 1.6 to 1.9 of rounds, which see 240 pairs forty times."
     ),
 )
-def loops_iterative_dpo(run: Run) -> None:
+def loops_iterative_common(run: Run) -> None:
     """Four rounds with the reference of the round's beginning, against one."""
     world, arms = Style(), Arms(run)
     (dpo,) = run.present(method("DPO", beta=0.5))

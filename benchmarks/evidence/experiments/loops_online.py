@@ -24,7 +24,7 @@ from lit_align.loops.store import RoundFolder
     seeds=3,
     discussion="The 0.25 is our prototype's, after 900 steps; after 300 it is less here, and above 0 in every seed.",
 )
-def loops_online_dpo(run: Run) -> None:
+def loops_online_common(run: Run) -> None:
     """Offline is one round of the iterative callback with two answers to each prompt."""
     world, arms, steps = Style(), Arms(run), 300
     (dpo,) = run.present(method("DPO", beta=0.5))
@@ -56,7 +56,7 @@ def loops_online_dpo(run: Run) -> None:
         "tables with exact gradients, where they hold (sampler_rates)."
     ),
 )
-def loops_samplers(run: Run) -> None:
+def loops_samplers_common(run: Run) -> None:
     """Mix-R picks from eight answers, and so pays for more of them."""
     world, arms = Style(), Arms(run)
     (soft,) = run.present(method("SoftDPO", beta=0.5))
@@ -96,7 +96,7 @@ def loops_samplers(run: Run) -> None:
         "0.05 behind SFT samples to 0.07 ahead in gold, beta 0.5 and the best 8 behind."
     ),
 )
-def loops_rso(run: Run) -> None:
+def loops_rso_common(run: Run) -> None:
     """An infinite temperature of the sampler accepts the first eight candidates, a tiny one the best eight."""
     world, arms = Style(), Arms(run)
     (hinge,) = run.present(method("HingeDPO", beta=0.5))

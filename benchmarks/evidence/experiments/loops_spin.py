@@ -10,8 +10,8 @@ from evidence.worlds.tiny import base_policy
 from lit_align.callbacks.spin import SPIN
 
 ROUNDS, EPOCHS, STEPS, RATE = 4, 6, 150, 3e-4
-ROOM, TIGHT = 24, 10
-"""Tokens that an answer may have: all come to their end in the first, some are cut in the second."""
+ROOM, AMPLE = 10, 24
+"""Tokens that an answer may have: some are cut in the first, all come to their end in the second."""
 
 
 @experiment(
@@ -22,21 +22,19 @@ ROOM, TIGHT = 24, 10
         "layer of width 32, fine-tuned too shortly on 2048 demonstrations."
     ),
     budget=f"{ROUNDS} rounds of {STEPS} steps of 64 pairs, AdamW {RATE:g} falling to 0 in each round, DPO beta 1",
-    seeds=3,
+    seeds=5,
     discussion=(
         "valid: share of answers, drawn at temperature 1 to 2048 prompts, that are a permutation of the good words; "
-        "finished: share that end within the room that they have. In two seeds the share of valid answers nearly "
-        "triples; in one the model stops ending its answers: every rejected answer has an end there, so that ending "
-        f"becomes less likely all around. With room for {TIGHT} tokens in place of {ROOM} many answers are cut, which "
-        "are learnt without an end, and the model ends its answers. That was expected otherwise at first: while cut "
-        "answers made no pairs, 48 % ended. Whether the pairs of the round before help is not told by three seeds. The "
-        "guards, which stop a run when a quarter of the answers are cut, are off. That SPIN beats going on with "
-        "fine-tuning is not claimed: where demonstrations are drawn from what is to be learnt, more fine-tuning is the "
-        "stronger baseline."
+        f"finished: share that end within the room that they have, {ROOM} tokens, or {AMPLE}. What is cut is learnt "
+        f"without an end. With room for {AMPLE} every rejected answer has an end, so that ending becomes less likely "
+        "all around, and in some seeds the model stops ending its answers. That was expected otherwise at first; that "
+        "little room is asked about was settled after three seeds had been seen with both. The guards, which stop a "
+        "run when a quarter of the answers are cut, are off. That SPIN beats going on with fine-tuning is not claimed: "
+        "where demonstrations are drawn from what is to be learnt, more fine-tuning is the stronger baseline."
     ),
 )
 def loops_spin(run: Run) -> None:
-    """Share of valid answers after each round; also without earlier pairs, against one opponent, with cut answers."""
+    """Share of valid answers after each round; also without earlier pairs, against one opponent, with more room."""
     world, arms = Style(), Arms(run)
     (dpo,) = run.present(method("SelfPlay", "SPIN", beta=1.0))
     steps = max(EPOCHS, run.steps(STEPS) // EPOCHS * EPOCHS)
@@ -49,7 +47,7 @@ def loops_spin(run: Run) -> None:
             ("SPIN", ROUNDS, {}),
             ("own pairs only", ROUNDS, {"reuse": "none"}),
             ("one opponent", 1, {}),
-            (f"cut at {TIGHT}", ROUNDS, {"max_new_tokens": TIGHT}),
+            (f"room for {AMPLE}", ROUNDS, {"max_new_tokens": AMPLE}),
         ):
             long = ROUNDS // rounds
             how = {**LOOP, "max_new_tokens": ROOM, "epochs_per_round": EPOCHS * long, **settings}
@@ -67,7 +65,7 @@ def loops_spin(run: Run) -> None:
     run.expect("valid", "SPIN", ">", "one opponent", note="as many steps")
     run.expect("first_loss", "SPIN", "<", 0.69315, note="log 2: the reference is the round's beginning")
     run.expect("first_loss", "SPIN", ">", 0.69314)
-    run.expect("finished", f"cut at {TIGHT}", ">", 0.9, note="cut answers are learnt without an end")
+    run.expect("finished", "SPIN", ">", 0.9, note="cut answers are learnt without an end")
     for number, values in enumerate(((0.230, 0.126, 0.093), (0.300, 0.189, 0.111), (0.370, 0.244, 0.123)), start=1):
         run.compare_with_spec("valid", f"round {number}", values)
     run.compare_with_spec("valid", "SPIN", (0.453, 0.335, 0.130))

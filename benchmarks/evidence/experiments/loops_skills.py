@@ -1,0 +1,171 @@
+"""Loops where the first policy seldom shows what good answers need: fresh answers, samplers, RSO's sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evidence.experiment import Run, experiment
+from evidence.loop_runs import LOOP, Arms, evaluate, run_loop, sample
+from evidence.product import method
+from evidence.worlds.skilled import Skilled
+from evidence.worlds.style import Gold
+from evidence.worlds.tiny import base_policy
+from lit_align.callbacks import RSO, IterativeDPO, OnlineDPO, SampledPairs
+
+WORLD = (
+    "Texts on twelve topics; 5 % of people's answers are of skilled words, which is worth 4, and which of these are "
+    "good can be seen in pairs of two such answers only. A tiny GPT-2."
+)
+FOUND = (
+    "The world was made, after rejection_pairs, for what W1 lacks; settings were looked at with the seeds 100 to 103, "
+    "and run once with these five."
+)
+JUDGED: dict[str, Any] = {"missing_eos_penalty": 0.0, **LOOP}
+BETA = 0.2
+
+
+def _start(run: Run, world: Skilled, seed: int) -> str:
+    """The policy that all arms of a seed begin with."""
+    return base_policy(world, world.demonstrations(4096, seed), seed, steps=run.steps(400))
+
+
+@experiment(
+    claim="Rounds of answers by the policy as it is beat as many pairs that were all written before training",
+    paper="RLHF Workflow, arXiv 2405.07863; Iterative Preference Learning, 2312.11456",
+    world=WORLD,
+    budget="1280 prompts, 4 answers each, best against worst by gold; 400 steps of 64 pairs, beta 0.2",
+    seeds=5,
+    discussion=(
+        "Offline is the same callback with one round of all prompts: its pairs seldom show two skilled answers, those "
+        f"of the second round mostly do. Rounds are not each better than the one before. {FOUND} Where people's "
+        "answers show all that is good, rounds add little (loops_iterative_common)."
+    ),
+)
+def loops_iterative_dpo(run: Run) -> None:
+    """Four rounds with the reference of the round's beginning, against one."""
+    world, arms = Skilled(), Arms(run)
+    (dpo,) = run.present(method("DPO", beta=BETA))
+    for seed in range(run.seeds):
+        policy, rows = _start(run, world, seed), world.prompt_rows(1280, seed)
+        arms.add("SFT", **evaluate(policy, world))
+        for name, rounds in (("offline", 1), ("rounds", 4)):
+            loop = IterativeDPO(
+                Gold(world), samples=4, rounds=rounds, prompts_per_round=1280 // rounds, epochs_per_round=25,
+                reference="previous", reuse="none", seed=seed, **JUDGED,
+            )  # fmt: skip
+            trained = run_loop(dpo, policy, rows, loop, steps=400 // rounds, seed=seed, exact=False)
+            arms.add(name, **evaluate(trained.policies[-1], world))
+            for number, after in enumerate(trained.policies if rounds > 1 else [], start=1):
+                arms.add(f"round {number}", **evaluate(after, world))
+    arms.measure("gold", "length", "finished")
+    run.expect("gold", "rounds", ">", "offline")
+    run.expect("gold", "offline", ">", "SFT")
+    run.plot_bars("gold", "length")
+
+
+@experiment(
+    claim="Steps on two answers that the policy has just written beat as many steps on fixed pairs",
+    paper="OAIF, arXiv 2402.04792",
+    world=WORLD,
+    budget="300 steps of 64 pairs, labels by gold, beta 0.2; offline: 1000 prompts, answered once by the first policy",
+    seeds=5,
+    discussion=f"The threshold is our prototype's, of W1, in which it is not reached (loops_online_common). {FOUND}",
+)
+def loops_online_dpo(run: Run) -> None:
+    """The callback of rounds with one round, against the callback that writes in every step."""
+    world, arms, steps = Skilled(), Arms(run), 300
+    (dpo,) = run.present(method("DPO", beta=BETA))
+    for seed in range(run.seeds):
+        policy = _start(run, world, seed)
+        arms.add("SFT", **evaluate(policy, world))
+        fixed = IterativeDPO(Gold(world), samples=2, rounds=1, epochs_per_round=30, seed=seed, **LOOP)
+        trained = run_loop(dpo, policy, world.prompt_rows(1000, seed), fixed, steps=steps, seed=seed)
+        arms.add("offline", **evaluate(trained.policies[-1], world))
+        loop = OnlineDPO(Gold(world), steps=steps, temperature=1.0, seed=seed, **LOOP)
+        rows = world.prompt_rows(64 * 100, seed)
+        trained = run_loop(dpo, policy, rows, loop, steps=1, seed=seed, drop_last=False)
+        arms.add("online", **evaluate(trained.policies[-1], world))
+    arms.measure("gold", "length", "finished")
+    run.expect("gold", "online", ">", "offline", by=0.25)
+    run.expect("gold", "offline", ">", "SFT")
+    run.plot_bars("gold", "length")
+
+
+@experiment(
+    claim="Samplers around the policy teach more than two of its own answers, and these more than the reference's",
+    paper="The Crucial Role of Samplers, arXiv 2409.19605",
+    world=WORLD,
+    budget="3 rounds of 320 prompts, two answers each at temperature 1, 100 steps of 64 pairs, soft labels, beta 0.2",
+    seeds=5,
+    discussion=(
+        "mix_p mixes the logits of policy and reference, mix_r picks the best and the worst of eight answers, and so "
+        f"pays for more of them. {FOUND} There mix_p was ahead of online in four of four seeds, by 0.15 to 0.6; with "
+        "half the learning rate, twice the prompts and a fifth of the passes over them, mix_r was ahead in three of "
+        "three, by 0.3, and mix_p in one. In W1 samplers around the policy add nothing (loops_samplers_common)."
+    ),
+)
+def loops_samplers(run: Run) -> None:
+    """Gold after three rounds, by who writes the answers."""
+    world, arms = Skilled(), Arms(run)
+    (soft,) = run.present(method("SoftDPO", beta=BETA))
+    for seed in range(run.seeds):
+        policy, rows = _start(run, world, seed), world.prompt_rows(960, seed)
+        arms.add("SFT", **evaluate(policy, world))
+        for sampler in ("reference", "online", "hybrid", "mix_p", "mix_r"):
+            loop = SampledPairs(
+                Gold(world), sampler, rounds=3, prompts_per_round=320, epochs_per_round=25, temperature=1.0,
+                seed=seed, **JUDGED,
+            )  # fmt: skip
+            trained = run_loop(soft, policy, rows, loop, steps=100, seed=seed, exact=False)
+            arms.add(sampler, **evaluate(trained.policies[-1], world))
+    arms.measure("gold", "length", "finished")
+    run.expect("gold", "online", ">", "reference")
+    run.expect("gold", "mix_p", ">", "reference")
+    run.expect("gold", "mix_p", ">", "online")
+    run.expect("gold", "mix_r", ">", "online")
+    run.plot_bars("gold", "finished")
+
+
+@experiment(
+    claim="RSO's pairs teach more than as many pairs of the first policy",
+    paper="RSO, arXiv 2309.06657",
+    world=WORLD,
+    budget=(
+        "128 prompts, 8 of 64 candidates accepted, four pairs each; 200 steps of 64 pairs; hinge with gamma 0.5, DPO "
+        "with beta 0.2"
+    ),
+    seeds=5,
+    discussion=(
+        "Both losses are the paper's, the sampler's temperature is 1. skilled: share of skilled answers, of which "
+        "there are three among 64 candidates. Pairs of the first policy make the policy say skilled words; which of "
+        f"them are good, RSO's pairs tell. {FOUND} Nothing is asked of the best 8, which the paper does not compare "
+        "with; where candidates do not cover the optimum they can be better than what the sampler accepts. In W1 RSO's "
+        "pairs teach no more than others (loops_rso_common)."
+    ),
+)
+def loops_rso(run: Run) -> None:
+    """An infinite temperature of the sampler accepts the first eight candidates, a tiny one the best eight."""
+    world, arms = Skilled(), Arms(run)
+    losses = run.present(method("HingeDPO", "hinge", beta=0.5), method("DPO", "DPO", beta=BETA))
+    for seed in range(run.seeds):
+        policy, rows = _start(run, world, seed), world.prompt_rows(128, seed)
+        arms.add("SFT", **_worth(policy, world))
+        for loss in losses:
+            for name, beta in (("RSO", 1.0), ("SFT samples", 1e9), ("best 8", 1e-6)):
+                loop = RSO(
+                    Gold(world), sampler_beta=beta, temperature=1.0, top_k=None, epochs_per_round=50, seed=seed,
+                    **JUDGED,
+                )  # fmt: skip
+                trained = run_loop(loss, policy, rows, loop, steps=200, seed=seed, exact=False)
+                arms.add(f"{name}, {loss.label}", **_worth(trained.policies[-1], world))
+    arms.measure("gold", "skilled", "length")
+    for loss in losses:
+        run.expect("gold", f"RSO, {loss.label}", ">", f"SFT samples, {loss.label}")
+        run.expect("gold", f"SFT samples, {loss.label}", ">", "SFT")
+    run.plot_bars("gold", "skilled")
+
+
+def _worth(policy: str, world: Skilled) -> dict[str, float]:
+    """What `evaluate` measures, and the share of answers that are skilled."""
+    answers = [one for (one,) in sample(policy, world.prompts(2048, 10_000), seed=10_000)]
+    return evaluate(policy, world) | {"skilled": sum(world.is_skilled(one.text) for one in answers) / len(answers)}
