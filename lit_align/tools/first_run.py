@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from lit_align.core.errors import ConfigError
 from lit_align.tools.one_at_a_time import alone
 
@@ -36,9 +38,10 @@ def train_first(path: Path, first: dict[str, Any], policy: str) -> None:
         )
     export = Path(folder) / "export"
     if Path(policy).resolve() != export.resolve():
-        print(f"leaving out first: {path}, whose export {export} is not model.policy, {policy}", flush=True)
+        rank_zero_only(print)(f"leaving out first: {path}, whose export {export} is not model.policy, {policy}")
         return
     if export.is_dir():
+        rank_zero_only(print)(f"first: {export} is there; without it {path} would be trained again")
         return
     if any(int(os.environ.get(name) or 1) > 1 for name in _PROCESSES):
         raise ConfigError(

@@ -42,7 +42,9 @@ def test_one_command_trains_both_and_the_first_only_once(two, capfd):
     assert "first" not in yaml.safe_load(Path("runs/second/config.yaml").read_text())
     assert main(["fit", "--config", str(two[1]), "--ckpt_path", "last"]) == 0
     assert Path("runs/first/export/model.safetensors").stat().st_mtime_ns == written
-    assert "first:" not in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "first: runs/first/export is there" in said
+    assert "first: lit-align" not in said
 
 
 def test_mistakes_of_the_second_run_are_found_before_the_first_is_trained(two, capfd):

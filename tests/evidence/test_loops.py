@@ -9,6 +9,7 @@ import torch
 from evidence.experiment import Experiment, Run, execute, load_all
 from evidence.loop_runs import LOOP, Arms, evaluate, run_loop, sample
 from evidence.product import method
+from evidence.worlds.skilled import Skilled
 from evidence.worlds.style import LONGEST, Gold, Style, as_answer
 from evidence.worlds.tiny import base_policy, new_model, tokenizer_of
 
@@ -159,3 +160,18 @@ def test_experiments_on_loops_cut_short():
         result = execute(known[name], shrink=0.01, seeds=1)
         assert result["expectations"], name
         assert result["waiting"] == []
+
+
+def test_skill_is_worth_more_and_which_skilled_words_are_good_is_the_same_everywhere():
+    world = Skilled(share=0.25, bonus=4.0)
+    best, other = sorted(world.best)[0], next(word for word in world.skilled if word not in world.best)
+    plain = world.good_words("t3 =")[0]
+    assert world.gold("t3 =", f" {best}") == world.gold("t5 =", f" {best}") == 5.0
+    assert world.gold("t3 =", f" {best} {best} {other}") == 4.0
+    # Good words of the other kind are no good here.
+    assert world.gold("t3 =", f" {best} {plain}") == 4.5
+    assert world.gold("t3 =", f" {plain} {best}") == 0.5
+    assert world.gold("t3 =", "") == 0.0
+    said = [row["completion"] for row in world.demonstrations(400, seed=0)]
+    assert sum(map(world.is_skilled, said)) == pytest.approx(100, abs=30)
+    assert all(len({word in world.skilled for word in answer.split()}) == 1 for answer in said)

@@ -97,22 +97,22 @@ def _graded(policy: str, world: Graded, prompts: Sequence[str], seed: int) -> fl
     paper="Self-Rewarding Language Models, Yuan et al. 2024 (2401.10020)",
     world="W3: W1 of texts, whose model also grades answers from 0 to 5, each level only with all lower ones",
     budget="M1: 3000 steps on 5400 demonstrations and 20480 judgements; then three rounds of 800 prompts with 4 "
-    "answers each, DPO with beta 0.5, 150 steps, lr 3e-4; the judge's score is the mean of three sampled grades",
+    "answers each, DPO with beta 2, 150 steps, lr 3e-4; the judge's score is the mean of three sampled grades",
     seeds=3,
     discussion=(
-        "Thresholds are our prototype's. The first round makes answers worse in every seed: its pairs are mostly "
-        "right, but the chosen ones are shorter, and shortness is what 150 steps learn first. The second round "
-        "undoes it: M3 is above M1 by more than the prototype's margin in every seed; M4 is above M1 too, by less "
-        "than it, and a little below M3. How M1 is taught was settled on seed 0: with half as much training and "
-        "few poor answers among its judgements the judge was right in 86 % of pairs rather than 97 %, and M4 was "
-        "below M1. The judge is right in fewer pairs with every round."
+        "Thresholds are our prototype's. Beta was 0.5 at first, as in the prototype: then the first round made answers "
+        "worse in every seed, by three quarters of a grade, as its pairs are mostly right, but the chosen ones are "
+        "shorter, and shortness is what 150 steps learn first; M3 was above M1 by 0.7 all the same. Beta 2 was tried "
+        "on seed 100, and run once with these three. How M1 is taught was settled on seed 0, at beta 0.5: with half as "
+        "much training and few poor answers among its judgements the judge was right in 86 % of pairs rather than "
+        "97 %, and M4 was below M1."
     ),
 )
 def loops_self_rewarding(run: Run) -> None:
     if not run.needs("DPO"):
         return
     world, arms = Graded(), Arms(run)
-    (dpo,) = run.present(method("DPO", "Self-Rewarding", beta=0.5))
+    (dpo,) = run.present(method("DPO", "Self-Rewarding", beta=2.0))
     prompts = world.prompts(2048, 10_000)
     for seed in range(run.seeds):
         first = base_policy(
