@@ -89,7 +89,7 @@ def loops_samplers_common(run: Run) -> None:
         "which is estimated from all candidates of a topic; of SFT samples and the best 8 to the optimum at beta 2. At "
         "the paper's 0.5 the optimum is one answer in hundreds here, of which 64 candidates often have none: the "
         "sampler then takes about the best 8. That such pairs teach more than pairs of SFT samples does not hold in "
-        "this world, as theory has it (rejection_pairs, where it does hold): what makes answers good is the same "
+        "this world, as theory has it (it does in rejection_pairs and loops_rso): what makes answers good is the same "
         "everywhere and stands in SFT's own samples too, two answers that are both good differ by less, and labels "
         "without noise leave nothing to be estimated. SFT policies that seldom write good words (10 and 3 %, answers "
         "of five words or of three to eight; one seed, also with other rates and losses) changed little: beta 2 from "

@@ -190,10 +190,10 @@ PRACTICE: dict[str, Sampler] = {
     discussion=(
         "The samplers of the callback SampledPairs, with pairs as likely as it draws them. No theorem covers these: "
         "they do not weigh pairs by the slope of the loss. Mixed logits beat the policy's own answers in every world, "
-        "by a seventh to a third, which the loop in texts (loops_samplers) cannot tell from noise; the best and the "
-        "worst of eight do not. Where gradients are exact and rewards so near to each other, the reference's answers, "
-        "which stay varied, teach fastest. Beta 0.2 was taken after 0.5 and 0.2 had been looked at: both order mixed "
-        "logits and own answers alike."
+        "by a seventh to a third, which a loop in texts (loops_samplers_common) cannot tell from noise; the best and "
+        "the worst of eight do not. Where gradients are exact and rewards so near to each other, the reference's "
+        "answers, which stay varied, teach fastest. Beta 0.2 was taken after 0.5 and 0.2 had been looked at: both order "
+        "mixed logits and own answers alike."
     ),
 )
 def sampler_shares(run: Run) -> None:
@@ -301,7 +301,8 @@ def _expected_regret(world: Rare | Bandit, pairs: Pairs) -> Tensor:
         "E[reward] - beta KL falls short of the best. expected regret: what asymptotic theory says of such pairs, the "
         "inverse of their information weighed by the optimum. Both say when RSO helps: if SFT shows too little of what "
         "tells good answers apart. In W1 there is nothing to gain, since any two answers teach of all features; nor in "
-        "loops_rso, where labels have no noise besides. What was tried before did not show it: in tables without "
+        "loops_rso_common, where labels have no noise besides; the callback's pairs show it in loops_rso, a world of "
+        "texts made after this one. What was tried before did not show it: in tables without "
         "shared features (20 responses, 16 to 256 pairs to a prompt) RSO's pairs were mostly worse than SFT's, as no "
         "pair then says that what SFT does most is bad; and where the reward is not linear in the policy's features, "
         "pairs of the very optimum were worse, even without noise: among what is good, what is seen and what is not "
