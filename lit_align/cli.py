@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse.typing import Path_fr
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -28,7 +27,7 @@ from lit_align.core.errors import AlignError, ConfigError
 from lit_align.core.module import AlignmentModule
 from lit_align.data.module import PreferenceDataModule
 from lit_align.parse_errors import explain
-from lit_align.tools.first_run import train_first
+from lit_align.tools.first_run import find_first, train_first
 from lit_align.trainer import AlignTrainer
 
 # The parser knows a class by its short name once the class is imported.
@@ -128,7 +127,7 @@ class LitAlignCLI(LightningCLI):
         """What a configuration may hold besides the objects' settings."""
         parser.add_argument(
             "--first",
-            type=Path_fr | None,
+            type=str | None,
             help="for fit: a configuration whose export is `model.policy`; it is trained before, unless it was",
         )
 
@@ -145,13 +144,15 @@ class LitAlignCLI(LightningCLI):
         except ArgumentError as error:
             raise explain(str(error), self._options(arguments)) from error
         self._leave_data_of_another_source(arguments)
+        self._configs = [Path(value) for flag, value in _flags(arguments) if flag in ("--config", "-c")]
 
     def before_instantiate_classes(self) -> None:
         """Train what `first` names, whose export is the policy; this run's own settings have been read by now."""
         first = self._get(self.config, "first") if self.subcommand == "fit" else None
         if first is not None:
-            path = Path(first.absolute)
-            train_first(path, read_yaml(path), str(self._get(self.config, "model").init_args.policy))
+            path = find_first(first, self._configs)
+            policy, trainer = self._get(self.config, "model").init_args.policy, self._get(self.config, "trainer")
+            train_first(path, read_yaml(path), str(policy), trainer.num_nodes)
 
     def _leave_data_of_another_source(self, arguments: list[str]) -> None:
         """Unset what a configuration says about the training data that another source now stands in for."""

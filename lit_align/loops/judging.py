@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lit_align.core.errors import ConfigError
 from lit_align.judges.base import Judge, PointwiseJudge, Verdict
 from lit_align.loops.live import LiveRound, by_prompt
 from lit_align.loops.store import Row
+from lit_align.loops.weights import known_folder
 from lit_align.loops.win_rates import orders, verdict_table, win_rates_of_verdicts
 
 _CARRIED_OUT = frozenset(
     {"batch_size", "device", "at_once", "workers", "num_workers", "timeout", "retries", "wait", "key"}
 )
 """Settings that say how something is carried out, and not what comes of it."""
+_OF_MODELS = ("config.json", "adapter_config.json")
 NOT_COMPARED = "the judge could compare it with no other answer"
 
 
@@ -73,6 +77,9 @@ def described(thing: Any) -> Any:
     Args:
         thing: before it is used for the first time, since models that were loaded are not told apart.
     """
+    if isinstance(thing, str | Path) and any(os.path.isfile(os.path.join(thing, name)) for name in _OF_MODELS):
+        # Another model may come to stand in a folder, and the same one in another.
+        return {"model": known_folder(Path(thing))}
     if _is_plain(thing):
         return thing
     if isinstance(thing, Mapping):

@@ -19,6 +19,8 @@ from lit_align.loops.store import RoundFolder, Row, run_of
 from lit_align.loops.writer import Sampling, Writer
 from lit_align.rollouts.progress import generation_bar
 
+LONG_PROMPT = "prompt that is too long to be answered"
+
 
 class Means(NamedTuple):
     """What a round works with."""
@@ -64,7 +66,16 @@ class LiveRound(Round):
         When the seed is used up, it begins again in another order. How far earlier rounds came, their manifests say:
         they may have been asked for other numbers of prompts.
         """
-        return self.step("prompts", lambda: self._share(self.means.seed_rows()))
+        found = self.step("prompts", lambda: self.askable(self._share(self.means.seed_rows())))
+        self.require(found, "no prompt is short enough to be asked", "raise data.max_length")
+        return found
+
+    def askable(self, prompts: list[Row]) -> list[Row]:
+        """The prompts that can be completed; with `data.on_overlong: drop` those that are too long are counted."""
+        kept = self.means.writer.can_ask(prompts, self.means.sampling.max_new_tokens)
+        if len(kept) < len(prompts):
+            self.counts[LONG_PROMPT] += len(prompts) - len(kept)
+        return kept
 
     def _share(self, rows: list[Row]) -> list[Row]:
         wanted, first = self.means.prompts_per_round, self._place()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import ConfigError
@@ -99,6 +100,8 @@ class Maker:
             engine.sync(exported(module, data.tokenizer, folder, ranks))
         with ExitStack() as stack:
             stack.enter_context(known_by(folder))
+            # A judge that draws random numbers would else change the training after it, unless its step is there.
+            stack.enter_context(isolate_rng())
             stack.enter_context(gathered(module.policy))
             rows = self.loop.make(round)
             self.loop.watch.held_out(round)

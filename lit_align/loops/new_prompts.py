@@ -21,6 +21,7 @@ NO_TASK = "answer that holds no task"
 SHORT = "task with too few words"
 LONG = "task with too many words"
 SIMILAR = "task too similar to another"
+CUT = "task that was cut before its end"
 
 _HEAD = """\
 Here are requests that people have sent to an assistant. Write one more. It must be about something else than these, \

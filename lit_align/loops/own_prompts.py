@@ -8,7 +8,7 @@ from typing import Any
 from lit_align.data.canonical import Message
 from lit_align.judges.prompts import as_text
 from lit_align.loops.live import LiveRound
-from lit_align.loops.new_prompts import EXAMPLES, NewTasks, ask_for_task, choose_examples, read_task
+from lit_align.loops.new_prompts import CUT, EXAMPLES, NewTasks, ask_for_task, choose_examples, read_task
 from lit_align.loops.store import RoundFolder, Row, run_of
 from lit_align.loops.writer import Sampling
 
@@ -51,13 +51,16 @@ def write_prompts(round: LiveRound, number: int, examples: int = EXAMPLES) -> li
     def prompts() -> list[Row]:
         is_chat = not isinstance(asked[0]["prompt"], str)
         new = NewTasks([*_tasks(round.means.seed_rows()), *_tasks(_earlier(round))])
-        rows = [
-            {"id": row["id"], "row": place, "prompt": _as_prompt(task, is_chat)}
-            for place, row in enumerate(written, start=1)
-            if new.add(task := read_task(row["completion"], examples)) and task is not None
-        ]
+        rows = []
+        for place, row in enumerate(written, start=1):
+            task = read_task(row["completion"], examples)
+            if task is not None and not row["finished"] and row["completion"].rstrip().endswith(task):
+                # Nothing that follows it says where it ends.
+                round.counts[CUT] += 1
+            elif new.add(task) and task is not None:
+                rows.append({"id": row["id"], "row": place, "prompt": _as_prompt(task, is_chat)})
         round.counts.update(new.counts)
-        return rows
+        return round.askable(rows)
 
     found = round.step(PROMPTS, prompts)
     round.require(found, "the policy has written no new prompt", "set new_prompts: 0 to use those of data.train")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -17,6 +18,17 @@ from lit_align.references import Reference
 def folder_digest(folder: Path) -> str:
     """A hash of the files of a model."""
     return digest({file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()})
+
+
+def known_folder(folder: Path) -> str:
+    """`folder_digest`, computed once for files that have not been touched since."""
+    found = ((file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file())
+    return _known_folder(folder.resolve(), tuple((name, about.st_mtime_ns, about.st_size) for name, about in found))
+
+
+@lru_cache
+def _known_folder(folder: Path, _: tuple[tuple[str, int, int], ...]) -> str:
+    return folder_digest(folder)
 
 
 def weights_digest(module: nn.Module) -> str:

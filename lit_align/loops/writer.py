@@ -154,12 +154,14 @@ class Writer:
                     row=number,
                     field="prompt",
                     value=row["prompt"],
-                    fix="mend it, or remove the row; with data.on_overlong: drop, raise data.max_length",
+                    fix="mend it, or remove the row; if it is too long, raise data.max_length",
                 )
         return [found[number] for number in range(1, len(prompts) + 1)]
 
     def can_ask(self, prompts: Sequence[Row], max_new_tokens: int) -> list[Row]:
         """The prompts that can be completed: all, or with `data.on_overlong: drop` those that are not too long."""
+        if self.sets.recipe.on_overlong != "drop":
+            return list(prompts)
         found = self._encoded(prompts, max_new_tokens)
         return [row for number, row in enumerate(prompts, start=1) if number in found]
 

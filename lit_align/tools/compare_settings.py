@@ -122,7 +122,8 @@ def build_settings(slug: str, wanted: Wanted) -> MethodSettings:
 def _common(path: Path, shared: set[str]) -> dict[str, Any]:
     """What a configuration says of any method: without its class and the arguments that others have not."""
     content = read_yaml(path)
-    content.pop("seed_everything", None)
+    for name in ("seed_everything", "first"):
+        content.pop(name, None)
     for section, value in content.items():
         if isinstance(value, str) and value.endswith((".yaml", ".yml")):
             content[section] = read_yaml(path.parent / value)

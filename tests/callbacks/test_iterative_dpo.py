@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
+import shutil
+
 import pytest
+import torch
 
 from lit_align.callbacks import IterativeDPO
 from lit_align.core.errors import ConfigError, DataError
-from lit_align.judges import LengthNormalised
+from lit_align.judges import LengthNormalised, RewardModelJudge
+from lit_align.loops.judging import described
 from lit_align.loops.live import by_prompt
 from lit_align.methods.ilr_dpo import IterativeLRDPO
 from tests.callbacks.judged import LOOP, Likes, Prefers, check_interrupted, write_prompts
-from tests.loops.loop_runs import dpo, rows, run_loop
+from tests.loops.loop_runs import dpo, rows, run_loop, weights
 
 
 def loop(judge=None, **settings) -> IterativeDPO:
@@ -55,6 +60,34 @@ def test_the_judge_is_released_when_a_round_is_made(tiny_model_dir, seed_file, t
     judge = Likes()
     run_loop(tmp_path, dpo(tiny_model_dir), seed_file, loop(judge))
     assert judge.released == 2
+
+
+class Draws(Likes):
+    """A judge of a user's, who draws random numbers."""
+
+    def _score(self, prompts, completions, columns):
+        torch.rand(len(completions))
+        random.random()
+        return super()._score(prompts, completions, columns)
+
+
+def test_a_judge_who_draws_random_numbers_changes_no_training(tiny_model_dir, seed_file, tmp_path):
+    """Where a killed run goes on, it is not asked again."""
+    plain, drawn = (
+        weights(run_loop(tmp_path / kind.__name__, dpo(tiny_model_dir, dropout=True), seed_file, loop(kind())))
+        for kind in (Likes, Draws)
+    )
+    assert all(torch.equal(plain[name], drawn[name]) for name in plain)
+
+
+def test_another_model_in_the_same_folder_is_another_judge(tiny_model_dir, tmp_path):
+    shutil.copytree(tiny_model_dir, tmp_path / "judge")
+    one = described(RewardModelJudge(str(tmp_path / "judge")))
+    shutil.copytree(tiny_model_dir, tmp_path / "elsewhere")
+    assert described(RewardModelJudge(str(tmp_path / "elsewhere"))) == one
+    (tmp_path / "judge" / "config.json").write_text((tmp_path / "judge" / "config.json").read_text() + "\n")
+    assert described(RewardModelJudge(str(tmp_path / "judge"))) != one
+    assert described("x" * 5000) == "x" * 5000
 
 
 def test_the_reference_stays_and_all_rounds_are_learnt_from(tiny_model_dir, seed_file, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -121,15 +122,19 @@ def test_the_policy_judges_in_the_precision_of_training(tiny_model_dir, pairs, t
 class Told:
     """An engine that says what it is told, task by task, and weighs all scores alike."""
 
-    def __init__(self, policy: HFEngine, tasks: list[str], written: str = "Score: 4") -> None:
-        self.policy, self.tasks, self.written = policy, list(tasks), written
+    def __init__(self, policy: HFEngine, tasks: list[str], written: str = "Score: 4", cut: Sequence[str] = ()) -> None:
+        self.policy, self.tasks, self.written, self.cut = policy, list(tasks), written, cut
 
     def generate(self, prompts, **how):
         done = self.policy.generate(prompts, **how)
         if how["max_new_tokens"] == 8:
             is_task = self.tasks and len(prompts) == len(done)
-            return [one._replace(text=self.tasks.pop(0)) if is_task and self.tasks else one for one in done]
+            return [self._task(one) if is_task and self.tasks else one for one in done]
         return [one._replace(text=self.written) for one in done]
+
+    def _task(self, one):
+        task = self.tasks.pop(0)
+        return one._replace(text=task, finished=task not in self.cut)
 
     def token_logps(self, prompts, candidates):
         return [[-2.0] * len(candidates) for _ in prompts]
@@ -188,6 +193,17 @@ def test_new_prompts_are_written_by_the_policy(tiny_model_dir, pairs, tmp_path):
         "task too similar to another": 2,
         "task with too few words": 1,
     }
+
+
+def test_a_prompt_that_was_cut_is_none(tiny_model_dir, pairs, tmp_path):
+    tasks = ["Name three red things.", "Tell me about very old", "Sing a green song.\nRequest 4: Say"]
+    engine = Told(HFEngine(tiny_model_dir), tasks, cut=tasks[1:])
+    engine.token_logps = engine.policy.token_logps
+    settings = {"rounds": 1, "new_prompts": 3, "examples": 2, "engine": engine, "part_size": 64}
+    run_loop(tmp_path, dpo(tiny_model_dir), pairs, loop(**settings), data={"max_length": 480})
+    # The next label says where the third one ends.
+    assert [row["prompt"] for row in rows(tmp_path, 1, "prompts")] == ["Name three red things.", "Sing a green song."]
+    assert RoundFolder.of(tmp_path, 1).steps["prompts"]["left_out"] == {"task that was cut before its end": 1}
 
 
 def test_a_trial_writes_few_prompts_and_is_tested_on_few_pairs(tiny_model_dir, pairs, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import yaml
 
 from lit_align.__main__ import main
 from lit_align.core.errors import ConfigError
-from lit_align.tools.first_run import train_first
+from lit_align.tools.first_run import find_first, train_first
 
 
 def settings(policy: str, folder: str, **more) -> dict:
@@ -84,3 +86,54 @@ def test_a_first_run_that_is_not_there_is_named(two, capfd):
     two[0].unlink()
     assert main(["fit", "--config", str(two[1])]) == 2
     assert "first.yaml" in capfd.readouterr().err
+
+
+def test_a_first_run_that_was_stopped_is_not_exported(two, capfd, monkeypatch):
+    stop = textwrap.dedent("""
+        import os, signal
+        from lightning.pytorch import Callback
+        class Stop(Callback):
+            def on_train_batch_end(self, trainer, *_):
+                if trainer.global_step == 1 and not os.path.exists("stopped"):
+                    open("stopped", "w").close()
+                    os.kill(os.getpid(), signal.SIGTERM)
+    """)
+    Path("mine_too.py").write_text(stop)
+    first = settings("model", "runs/first")
+    first["trainer"]["callbacks"] = [{"class_path": "mine_too.Stop"}]
+    two[0].write_text(yaml.safe_dump(first))
+    assert main(["fit", "--config", str(two[1])]) != 0
+    assert not Path("runs/first/export").exists()
+    # The same command goes on.
+    assert main(["fit", "--config", str(two[1])]) == 0
+    assert Path("runs/first/export/model.safetensors").is_file()
+
+
+def test_a_first_run_does_not_wait_for_itself(two, capfd):
+    two[0].write_text(yaml.safe_dump(settings("runs/first/export", "runs/first", first="first.yaml")))
+    assert main(["fit", "--config", str(two[1])]) == 2
+    assert "waits for itself" in capfd.readouterr().err
+
+
+def test_what_has_changed_since_the_first_run_is_said(two, capfd):
+    assert main(["fit", "--config", str(two[1])]) == 0
+    later = Path("runs/first/export").stat().st_mtime + 10
+    os.utime(two[0], (later, later))
+    assert main(["fit", "--config", str(two[1]), "--ckpt_path", "last"]) == 0
+    assert f"{two[0]} is newer" in capfd.readouterr().out
+
+
+def test_no_file_here_hides_a_library_from_the_first_run(two):
+    Path("statistics.py").write_text("raise ImportError('not the library')")
+    assert main(["fit", "--config", str(two[1])]) == 0
+
+
+def test_it_is_looked_for_beside_the_configuration_and_here(two, tmp_path):
+    assert find_first("first.yaml", [two[1]]) == two[0]
+    assert find_first("mine/first.yaml", [two[1]]) == Path("mine/first.yaml")
+    assert find_first("no.yaml", [two[1]]) == Path("no.yaml")
+
+
+def test_other_verbs_need_no_first_run(two, capfd):
+    two[0].unlink()
+    assert main(["preview", "--config", str(two[1]), "--model.policy", "model"]) == 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ def take(run, *wanted: int | None) -> list[list[str]]:
     """What rounds take, one after another, by the number that each asks for."""
     taken = []
     for number, count in enumerate(wanted, start=1):
-        writer: Any = None
+        writer: Any = SimpleNamespace(can_ask=lambda rows, _: rows)
         means = Means(lambda: [{"id": name} for name in NAMES], writer, Sampling(), 3, count)
         taken.append([row["id"] for row in LiveRound(RoundFolder.of(run, number), "inputs", means).prompts()])
     return taken
@@ -72,7 +74,8 @@ def test_a_round_that_is_made_again_begins_where_it_began(tmp_path):
     shutil.rmtree(RoundFolder.of(tmp_path, 1).path)
     shutil.rmtree(RoundFolder.of(tmp_path, 2).path)
     RoundFolder.of(tmp_path, 3).set_aside(["prompts"])
-    means = Means(lambda: [{"id": name} for name in NAMES], None, Sampling(), 3, 4)  # type: ignore[arg-type]
+    writer: Any = SimpleNamespace(can_ask=lambda rows, _: rows)
+    means = Means(lambda: [{"id": name} for name in NAMES], writer, Sampling(), 3, 4)
     names = [row["id"] for row in LiveRound(RoundFolder.of(tmp_path, 3), "inputs", means).prompts()]
     assert names[:3] == taken[2]
     assert sorted([*taken[0], *taken[1], *names], key=int) == NAMES
@@ -87,3 +90,18 @@ def test_a_run_that_goes_on_with_another_number_neither_repeats_nor_skips(tiny_m
     asked = [[row["id"] for row in rows(run, number, "prompts")] for number in (1, 2, 3)]
     assert [len(names) for names in asked] == [2, 2, 6]
     assert sorted((name for names in asked for name in names), key=int) == NAMES
+
+
+def test_prompts_that_are_too_long_are_dropped_where_the_data_say_so(tiny_model_dir, tmp_path):
+    seed = tmp_path / "seed.jsonl"
+    lines = [{"prompt": "Name it. " * (40 if number == 2 else 1), "completion": " red"} for number in range(4)]
+    seed.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loop = {"rounds": 1, "max_new_tokens": 8, "part_size": 4, "keep_unfinished": True, "stop_on_alarm": False}
+    # Both cut texts of the seed to 64 tokens, and prompts to what 8 new ones leave.
+    run_loop(tmp_path / "drop", dpo(tiny_model_dir), str(seed), SPIN(**loop), data={"max_length": 64} | DROP)
+    assert len(rows(tmp_path / "drop", 1, "prompts")) == 3
+    run_loop(tmp_path / "cut", dpo(tiny_model_dir), str(seed), SPIN(**loop), data={"max_length": 64})
+    assert len(rows(tmp_path / "cut", 1, "prompts")) == 4
+
+
+DROP = {"on_overlong": "drop"}

@@ -27,10 +27,11 @@ ROOM, AMPLE = 10, 24
         "valid: share of answers, drawn at temperature 1 to 2048 prompts, that are a permutation of the good words; "
         f"finished: share that end within the room that they have, {ROOM} tokens, or {AMPLE}. What is cut is learnt "
         f"without an end. With room for {AMPLE} every rejected answer has an end, so that ending becomes less likely "
-        "all around, and in some seeds the model stops ending its answers. That was expected otherwise at first; that "
-        "little room is asked about was settled after three seeds had been seen with both. The guards, which stop a "
-        "run when a quarter of the answers are cut, are off. That SPIN beats going on with fine-tuning is not claimed: "
-        "where demonstrations are drawn from what is to be learnt, more fine-tuning is the stronger baseline."
+        "all around, and in two of five seeds the model stops ending its answers. That was expected otherwise at "
+        "first; that little room is asked about was settled after seeds 0 to 2 had been seen with both. The guards, "
+        "which end a run when a quarter of the answers are cut, are off. That SPIN beats going on with fine-tuning is "
+        "not claimed: where demonstrations are drawn from what is to be learnt, more fine-tuning is the stronger "
+        "baseline."
     ),
 )
 def loops_spin(run: Run) -> None:

@@ -13,7 +13,7 @@ class Skilled(Style):
     """W1, in which answers are of plain words, or of skilled ones that no other answer has.
 
     A skilled answer is worth more, whatever it says; which skilled words are good is the same for all topics, and only
-    pairs of two skilled answers tell.
+    pairs of two skilled answers tell. The first word says which kind an answer is of; words of the other kind are bad.
 
     Args:
         share: of people's answers that are skilled.
