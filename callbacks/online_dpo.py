@@ -48,6 +48,7 @@ class OnlineDPO(JudgedLoop):
         keep_rounds: folders of rounds that stay beside the first one and those that a checkpoint needs; None: all.
         save_every_rounds: see `RegenerationCallback`.
         keep_starts: see `RegenerationCallback`.
+        part_size: see `RegenerationCallback`; None: the prompts of a step of one process, so that none is idle.
         guards: see `RegenerationCallback`; None: wide limits, since the answers of a step are few.
         stop_on_alarm: see `RegenerationCallback`.
         **loop: settings of every loop, see `RegenerationCallback`.
@@ -68,6 +69,7 @@ class OnlineDPO(JudgedLoop):
         keep_rounds: int | None = None,
         save_every_rounds: int = 50,
         keep_starts: bool = False,
+        part_size: int | None = None,
         guards: Limits | None = None,
         stop_on_alarm: bool = False,
         **loop: Any,
@@ -89,10 +91,12 @@ class OnlineDPO(JudgedLoop):
             schedule="run",
             keep_starts=keep_starts,
             stop_on_alarm=stop_on_alarm,
+            **({} if part_size is None else {"part_size": part_size}),
             **loop,
         )
         if self.samples < 2:
             raise ConfigError("a pair needs two answers", got=f"samples: {samples}", fix="give 2 or more")
+        self.own_parts = part_size is None
         self.sample_every, self.attempts, self.keep_judge = sample_every, attempts, keep_judge
         self.keep_rounds = None if keep_rounds is None else int(positive("keep_rounds", keep_rounds))
         if self.keep_rounds is not None and self.reuse != "none":
@@ -137,6 +141,8 @@ class OnlineDPO(JudgedLoop):
         if self.prompts_per_round is None:
             rows = data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
             self.prompts_per_round = rows * self.sample_every
+        if self.own_parts:
+            self.part_size = min(self.part_size, -(-self.prompts_per_round // trainer.world_size))
 
     def begin_round(self, trainer: Trainer, data: PreferenceDataModule) -> Path | None:
         """As every loop does; then remove the folders that nobody needs."""

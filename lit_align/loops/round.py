@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
 from typing import Any
 
 from lit_align.core.errors import DataError
@@ -28,7 +26,8 @@ class Round:
         folder: where the files are.
         inputs: digest of what the round is begun with: weights, seed data, settings.
         ranks: the processes that make it.
-        part_size: rows of which one process makes a part, at most; fewer where processes would have nothing to do.
+        part_size: rows of which one process makes a part. The parts are the same whatever the number of processes, so
+            that a judge with a model sees the same batches; processes share them evenly, to within one part.
     """
 
     def __init__(self, folder: RoundFolder, inputs: str, ranks: Ranks | None = None, part_size: int = 64) -> None:
@@ -91,9 +90,9 @@ class Round:
             self._put(name, made_of, make(), started)
 
     def _by_parts(self, name: str, made_of: str, items: Sequence[Row], work: Work) -> None:
-        parts = self._shared_out(items)
-        # Where there are as many, they are the same; else others, of which the whole is the same.
-        key = digest(made_of, len(parts))
+        parts = [items[start : start + self.part_size] for start in range(0, len(items), self.part_size)]
+        # Parts of another size are other parts, of which the whole is the same.
+        key = digest(made_of, self.part_size)
         paths = [self.folder.part(name, key, number) for number in range(len(parts))]
         started = time.monotonic()
         for number, (part, path) in enumerate(zip(parts, paths, strict=True)):
@@ -103,13 +102,6 @@ class Round:
         if self.ranks.is_first:
             self._put(name, made_of, [row for path in paths for row in read_rows(path)], started)
             self.folder.forget_parts()
-
-    def _shared_out(self, items: Sequence[Row]) -> list[Sequence[Row]]:
-        """Parts of at most `part_size` items, as many for each process, and of equal size but for one item."""
-        turns = math.ceil(len(items) / (self.part_size * self.ranks.size))
-        number = min(len(items), turns * self.ranks.size)
-        bounds = [0, *accumulate(len(items[place::number]) for place in range(number))]
-        return [items[start:end] for start, end in pairwise(bounds)]
 
     def _put(self, name: str, made_of: str, rows: list[Row], started: float) -> None:
         """Write a step in place of what was made of something else, and of all that was made of that."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lit_align.callbacks import OnlineDPO
+from lit_align.callbacks import OnlineDPO, RegenerationCallback
 from lit_align.core.errors import ConfigError, DataError
 from lit_align.judges.base import Judged
 from lit_align.loops.live import by_prompt
@@ -60,6 +61,16 @@ def test_a_round_is_as_large_as_its_steps(tiny_model_dir, seed_file, tmp_path):
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert [row["step"] for row in logged if "loss" in row] == list(range(1, 9))
     assert [len(rows(tmp_path, number, "prompts")) for number in _folders(tmp_path)] == [8, 8]
+
+
+@pytest.mark.parametrize(("given", "part"), [({}, 8), ({"part_size": 16}, 16), ({"sample_every": 16}, 64)])
+def test_no_process_is_without_prompts(given, part, monkeypatch):
+    monkeypatch.setattr(RegenerationCallback, "setup", lambda *_: None)
+    data = SimpleNamespace(batch_size=8, drop_last=False, max_tokens_per_batch=None)
+    online = OnlineDPO(Likes(), **given)
+    online.setup(SimpleNamespace(datamodule=data, accumulate_grad_batches=1, world_size=8), None, "fit")
+    assert online.prompts_per_round == 64 * given.get("sample_every", 1)
+    assert online.part_size == part
 
 
 def test_the_schedule_spans_the_run(tiny_model_dir, seed_file, tmp_path):
