@@ -56,12 +56,14 @@ def draw(result: dict[str, Any], path: Path) -> None:
             if "lines" in plot:
                 _lines(axis, plot, result)
             else:
-                _bars(axis, plot["measure"], result, labels=index % columns == 0)
+                # Bars beside bars have the labels of these.
+                labelled = index % columns == 0 or "lines" in plots[index - 1]
+                _bars(axis, plot["measure"], result, labels=labelled)
         for axis in list(axes.flat)[len(plots) :]:
             axis.set_visible(False)
         seeds = f"{result['seeds']} seeds, mean and 95 % interval" if result["seeds"] > 1 else "exact, no seeds"
         figure.supxlabel(
-            f"{verdict} - {seeds} - {result['budget']}",
+            textwrap.fill(f"{verdict} - {seeds} - {result['budget']}", 140),
             x=0.01,
             ha="left",
             fontsize=7.5,
