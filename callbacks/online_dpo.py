@@ -48,7 +48,8 @@ class OnlineDPO(JudgedLoop):
         keep_rounds: folders of rounds that stay beside the first one and those that a checkpoint needs; None: all.
         save_every_rounds: see `RegenerationCallback`.
         keep_starts: see `RegenerationCallback`.
-        part_size: see `RegenerationCallback`; None: the prompts of a step of one process, so that none is idle.
+        part_size: see `RegenerationCallback`; None: 64, or the prompts that one process contributes to a round where
+            they are fewer, so that none is idle.
         guards: see `RegenerationCallback`; None: wide limits, since the answers of a step are few.
         stop_on_alarm: see `RegenerationCallback`.
         **loop: settings of every loop, see `RegenerationCallback`.
@@ -141,8 +142,8 @@ class OnlineDPO(JudgedLoop):
         if self.prompts_per_round is None:
             rows = data.batch_size * trainer.accumulate_grad_batches * trainer.world_size
             self.prompts_per_round = rows * self.sample_every
-        if self.own_parts:
-            self.part_size = min(self.part_size, -(-self.prompts_per_round // trainer.world_size))
+            if self.own_parts:
+                self.part_size = min(self.part_size, self.prompts_per_round // trainer.world_size)
 
     def begin_round(self, trainer: Trainer, data: PreferenceDataModule) -> Path | None:
         """As every loop does; then remove the folders that nobody needs."""

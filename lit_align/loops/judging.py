@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ _CARRIED_OUT = frozenset(
     {"batch_size", "device", "at_once", "workers", "num_workers", "timeout", "retries", "wait", "key"}
 )
 """Settings that say how something is carried out, and not what comes of it."""
-_OF_MODELS = ("config.json", "adapter_config.json")
+_ADAPTER = "adapter_config.json"
 NOT_COMPARED = "the judge could compare it with no other answer"
 
 
@@ -77,9 +78,9 @@ def described(thing: Any) -> Any:
     Args:
         thing: before it is used for the first time, since models that were loaded are not told apart.
     """
-    if isinstance(thing, str | Path) and any(os.path.isfile(os.path.join(thing, name)) for name in _OF_MODELS):
+    if isinstance(thing, str | Path) and str(thing) and any(map(os.path.isfile, _files_of_a_model(thing))):
         # Another model may come to stand in a folder, and the same one in another.
-        return {"model": known_folder(Path(thing))}
+        return {"model": known_folder(Path(thing)), **_base(Path(thing))}
     if _is_plain(thing):
         return thing
     if isinstance(thing, Mapping):
@@ -94,6 +95,17 @@ def described(thing: Any) -> Any:
     own = {name: value for name, value in getattr(thing, "__dict__", {}).items() if ours or _is_plain(value)}
     known = {name: described(value) for name, value in own.items() if name not in _CARRIED_OUT}
     return {"class": type(thing).__qualname__} | known
+
+
+def _files_of_a_model(folder: str | Path) -> list[str]:
+    return [os.path.join(folder, "config.json"), os.path.join(folder, _ADAPTER)]
+
+
+def _base(folder: Path) -> dict[str, Any]:
+    """What adapters stand on."""
+    if not (folder / _ADAPTER).is_file():
+        return {}
+    return {"base": described(json.loads((folder / _ADAPTER).read_text("utf-8")).get("base_model_name_or_path"))}
 
 
 def _is_plain(thing: Any) -> bool:

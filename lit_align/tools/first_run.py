@@ -70,33 +70,42 @@ def train_first(path: Path, first: dict[str, Any], policy: str, nodes: int = 1) 
     # A killed command leaves its training behind, which the next one has to wait for.
     with alone(Path(folder)) as lock:
         if not export.is_dir():
+            before = len(_sessions(Path(folder)))
             _lit_align(["fit", "--config", str(path), "--ckpt_path", "last"], lock, chain)
-            _check_end(Path(folder))
+            _check_end(Path(folder), before)
             _lit_align(["export", str(folder)], lock, chain)
 
 
 def _newer(path: Path, first: dict[str, Any], export: Path) -> Path | None:
     """What the export was made of, where that has changed since: the configuration, or the model it begins with."""
     model = first.get("model")
-    arguments = model.get("init_args", {}) if isinstance(model, dict) else {}
-    begin = Path(str(arguments.get("policy", ""))) / "config.json"
+    arguments = (model.get("init_args") if isinstance(model, dict) else None) or {}
+    begin = Path(str(arguments.get("policy"))) / "config.json"
     made = export.stat().st_mtime
     return next((file for file in (path, begin) if file.is_file() and file.stat().st_mtime > made), None)
 
 
-def _check_end(folder: Path) -> None:
+def _sessions(folder: Path) -> list[dict[str, Any]]:
+    """What is known of the processes that have trained a run."""
+    record = folder / run_record.FILE
+    return list(json.loads(record.read_text(encoding="utf-8"))["sessions"]) if record.is_file() else []
+
+
+def _check_end(folder: Path, before: int) -> None:
     """Refuse to go on from a training that was stopped.
+
+    Args:
+        folder: of the run.
+        before: sessions that it had before the last call, which succeeded; if it added none, nothing was left to train.
 
     Raises:
         ConfigError: it was, by a signal for example, after which it ends as if nothing were amiss.
     """
-    record = folder / run_record.FILE
-    sessions = json.loads(record.read_text(encoding="utf-8"))["sessions"] if record.is_file() else []
-    outcome = sessions[-1]["outcome"] if sessions else f"no {record}"
-    if outcome != "finished":
+    sessions = _sessions(folder)
+    if not sessions or (len(sessions) > before and sessions[-1]["outcome"] != "finished"):
         raise ConfigError(
             "the first run ended early",
-            got=f"{record}: {outcome}",
+            got=f"{folder / run_record.FILE}: {sessions[-1]['outcome'] if sessions else 'no session'}",
             fix="the same command goes on from its last checkpoint",
         )
 

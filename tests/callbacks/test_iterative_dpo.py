@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 
@@ -88,6 +89,19 @@ def test_another_model_in_the_same_folder_is_another_judge(tiny_model_dir, tmp_p
     (tmp_path / "judge" / "config.json").write_text((tmp_path / "judge" / "config.json").read_text() + "\n")
     assert described(RewardModelJudge(str(tmp_path / "judge"))) != one
     assert described("x" * 5000) == "x" * 5000
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(tmp_path / "judge")})
+    )
+    adapted = described(str(tmp_path / "adapters"))
+    (tmp_path / "judge" / "config.json").write_text("{}")
+    assert described(str(tmp_path / "adapters")) != adapted
+
+
+def test_an_empty_setting_is_not_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert described("") == ""
 
 
 def test_the_reference_stays_and_all_rounds_are_learnt_from(tiny_model_dir, seed_file, tmp_path):

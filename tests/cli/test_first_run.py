@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import textwrap
 from pathlib import Path
@@ -137,3 +138,14 @@ def test_it_is_looked_for_beside_the_configuration_and_here(two, tmp_path):
 def test_other_verbs_need_no_first_run(two, capfd):
     two[0].unlink()
     assert main(["preview", "--config", str(two[1]), "--model.policy", "model"]) == 0
+
+
+def test_a_first_run_with_nothing_left_to_train_is_exported(two):
+    """Killed after its last checkpoint, it has no end in its record, and never gets one."""
+    assert main(["fit", "--config", str(two[0])]) == 0
+    record = Path("runs/first/run.json")
+    found = json.loads(record.read_text())
+    found["sessions"][-1]["outcome"] = None
+    record.write_text(json.dumps(found))
+    assert main(["fit", "--config", str(two[1])]) == 0
+    assert Path("runs/first/export/model.safetensors").is_file()

@@ -56,7 +56,7 @@ def _first_dpo(run: Run, dpo: Method, world: Style, seed: int) -> tuple[str, str
     seeds=3,
     discussion="growth: how much longer or shorter answers are than after DPO, words; with the price it is 0.1 to "
     "0.2 of a word in the first round, without it about 1. The second round ends below DPO in every seed,"
-    " with replay by 0.1 to 0.4, without it by 1.2 or more: on its own answers the ratio of two policies "
+    " with replay by 0.1 to 0.3, without it by 0.8 or more: on its own answers the ratio of two policies "
     "that are close to each other says little. This is why DICE tests its judge on held-out pairs "
     "(gate_accuracy), which is off here.",
 )

@@ -24,7 +24,8 @@ def start(run: Run, world: Style, seed: int) -> str:
     budget="600 prompts, 4 answers each, best against worst by gold; 1200 steps of 64 pairs, rate 5e-4, beta 0.5",
     seeds=3,
     discussion=(
-        "Offline is the same callback with one round of all prompts. What rounds have over it is small here, and "
+        "Offline is the same callback with one round of all prompts. Rounds are no better than it here: behind in two "
+        "of three seeds, and in one of these below SFT. What they would have over it "
         "depends on how stale its pairs become: with 960 prompts, 600 steps and a rate of 1e-3 (tried once, three "
         "seeds) offline was ahead, 1.8 to 2.3 in gold against 1.6 to 1.9 of rounds, which see 240 pairs forty times."
     ),

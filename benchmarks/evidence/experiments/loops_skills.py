@@ -39,8 +39,9 @@ def _start(run: Run, world: Skilled, seed: int) -> str:
         "Offline is the same callback with one round of all prompts: its pairs seldom show two skilled answers, those "
         "of the second round mostly do. Four rounds of 100 steps were run first, with the seeds 0 to 4: rounds were "
         "ahead of offline in four, by 2.5, and in one the fourth round undid what three had gained (6.4, then 2.7, "
-        "against 4.0). Three rounds, the paper's number, were then run once, with the seeds 5 to 9. Where people's "
-        "answers show all that is good, rounds add little (loops_iterative_common)."
+        "against 4.0). Three rounds, the paper's number, were then run once, with the seeds 5 to 9. In two of these "
+        "a tenth to a fifth of the last round's answers have no end, which the guards, off here, would say. Where "
+        "people's answers show all that is good, rounds add nothing (loops_iterative_common)."
     ),
 )
 def loops_iterative_dpo(run: Run) -> None:
@@ -108,8 +109,8 @@ def loops_online_dpo(run: Run) -> None:
         "mix_p in one. Where a round goes on until little is left to learn, who wrote makes less of a difference: "
         "with 320 prompts, 100 steps and a rate of 1e-3, run with the seeds 0 to 9, mix_p was ahead of online in five, "
         "by 0.06 [-0.16, 0.28], mix_r in six, by 0.11 [-0.04, 0.26], and the reference behind in all, by 1.7; seeds "
-        "100 to 103, on which these were chosen, had promised more for mix_p. In W1 samplers around the policy add "
-        "nothing (loops_samplers_common)."
+        "100 to 103, on which these were chosen, had promised more for mix_p. In W1 samplers are hardly told "
+        "apart (loops_samplers_common)."
     ),
 )
 def loops_samplers(run: Run) -> None:
@@ -145,10 +146,11 @@ def loops_samplers(run: Run) -> None:
     seeds=5,
     discussion=(
         "Both losses are the paper's, the sampler's temperature is 1. skilled: share of skilled answers, of which "
-        "there are three among 64 candidates. Pairs of the first policy make the policy say skilled words; which of "
-        f"them are good, RSO's pairs tell. {FOUND} Nothing is asked of the best 8, which the paper does not compare "
-        "with; where candidates do not cover the optimum they can be better than what the sampler accepts. In W1 RSO's "
-        "pairs teach no more than others (loops_rso_common)."
+        "there are three among 64 candidates. With DPO, pairs of the first policy make the policy say skilled words "
+        "as well as RSO's do; which of them are good, RSO's pairs tell. With the hinge loss they do less of both. "
+        f"{FOUND} Nothing is asked of the best 8: with DPO these beat what the sampler accepts in all seeds, by 0.5, "
+        "with the hinge loss not; 64 candidates do not cover the optimum. In W1 RSO's pairs teach no more than others "
+        "(loops_rso_common)."
     ),
 )
 def loops_rso(run: Run) -> None:
