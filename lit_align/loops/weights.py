@@ -14,6 +14,10 @@ from torch.distributed.tensor import DTensor
 from lit_align.loops.store import digest, sha256
 from lit_align.references import Reference
 
+LARGE = 1 << 26
+"""Bytes of the largest file that `known_folder` reads whole."""
+_BLOCKS = 64
+
 
 def folder_digest(folder: Path) -> str:
     """A hash of the files of a model."""
@@ -21,14 +25,30 @@ def folder_digest(folder: Path) -> str:
 
 
 def known_folder(folder: Path) -> str:
-    """`folder_digest`, computed once for files that have not been touched since."""
+    """A hash that tells models in folders apart, computed once for files that have not been touched since.
+
+    Of large files it reads a sample, since every judge that is built asks for it: training changes weights all over.
+    """
     found = ((file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file())
     return _known_folder(folder.resolve(), tuple((name, about.st_mtime_ns, about.st_size) for name, about in found))
 
 
 @lru_cache
 def _known_folder(folder: Path, _: tuple[tuple[str, int, int], ...]) -> str:
-    return folder_digest(folder)
+    return digest({file.name: _sampled(file) for file in sorted(folder.iterdir()) if file.is_file()})
+
+
+def _sampled(file: Path) -> str:
+    """A hash of a file, or of blocks all over it and its size."""
+    size = file.stat().st_size
+    if size <= LARGE:
+        return sha256(file)
+    found = hashlib.sha256(str(size).encode())
+    with file.open("rb") as opened:
+        for block in range(_BLOCKS):
+            opened.seek(size * block // _BLOCKS)
+            found.update(opened.read(LARGE // _BLOCKS))
+    return found.hexdigest()
 
 
 def weights_digest(module: nn.Module) -> str:

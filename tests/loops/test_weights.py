@@ -7,7 +7,7 @@ import pytest
 from lit_align.callbacks import SPIN
 from lit_align.core.policy import LoRASpec
 from lit_align.loops.store import RoundFolder
-from lit_align.loops.weights import reference_digest, weights_digest
+from lit_align.loops.weights import known_folder, reference_digest, weights_digest
 from tests.helpers import save_tiny_model
 from tests.loops.loop_runs import dpo, run_loop, write_demonstrations
 from tests.methods.scoring import move, ready
@@ -55,3 +55,15 @@ def test_another_reference_makes_other_rounds(tiny_model_dir, tmp_path):
     first = made_of(1)
     assert made_of(1) == first
     assert made_of(2) != first
+
+
+def test_of_large_files_a_sample_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_align.loops.weights.LARGE", 6400)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(20_000))
+    before = known_folder(tmp_path)
+    # As training does: a little of everything.
+    file.write_bytes(bytes(int(place % 50 == 0) for place in range(20_000)))
+    after = known_folder(tmp_path)
+    file.write_bytes(bytes(20_001))
+    assert len({before, after, known_folder(tmp_path)}) == 3
