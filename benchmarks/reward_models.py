@@ -94,6 +94,9 @@ def ranked(given: argparse.Namespace) -> Row:
         "untrained": against_length(*joined(untrained))["accuracy"],
         "like length": against_length(score[like], length[like], prompts[like]),
         "with length": against_length(both, length, prompts),
+        # On which the settings were not chosen.
+        "all folds but the first": against_length(*joined(every[1:])),
+        "gain by fold": [against_length(*fold)["gain"] for fold in every],
         "ranking": ours,
         "ranking_of_the_data": judge,
         "spearman": spearman(*(np.array([r[name] for name in sorted(ours)]) for r in (ours, judge))),
