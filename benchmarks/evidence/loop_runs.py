@@ -91,6 +91,11 @@ class Trained(NamedTuple):
     manifests: list[dict[str, Any]]
     """What the product noted of each round."""
 
+    @property
+    def pairs(self) -> int:
+        """How many rows were learnt from, in all rounds."""
+        return sum(map(len, self.rounds))
+
 
 class Answered(NamedTuple):
     """What a policy wrote."""

@@ -6,11 +6,12 @@ import math
 import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 from evidence.experiment import Run, experiment
 from evidence.experiments.loops_iterative import WORLD, start
 from evidence.loop_runs import LOOP, Arms, evaluate, run_loop
-from evidence.product import method
+from evidence.product import Method, method
 from evidence.worlds.style import Gold, Style
 from lit_align.callbacks import RSO, IterativeDPO, OnlineDPO, SampledPairs
 from lit_align.loops.store import RoundFolder
@@ -29,15 +30,7 @@ def loops_online_common(run: Run) -> None:
     world, arms, steps = Style(), Arms(run), 300
     (dpo,) = run.present(method("DPO", beta=0.5))
     for seed in range(run.seeds):
-        policy = start(run, world, seed)
-        arms.add("SFT", **evaluate(policy, world))
-        fixed = IterativeDPO(Gold(world), samples=2, rounds=1, epochs_per_round=30, seed=seed, **LOOP)
-        trained = run_loop(dpo, policy, world.prompt_rows(1000, seed), fixed, steps=steps, seed=seed)
-        arms.add("offline", **evaluate(trained.policies[-1], world))
-        loop = OnlineDPO(Gold(world), steps=steps, temperature=1.0, seed=seed, **LOOP)
-        rows = world.prompt_rows(64 * 100, seed)
-        trained = run_loop(dpo, policy, rows, loop, steps=1, seed=seed, drop_last=False)
-        arms.add("online", **evaluate(trained.policies[-1], world))
+        offline_and_online(arms, world, dpo, start(run, world, seed), seed, steps)
     arms.measure("gold", "length")
     run.expect("gold", "online", ">", "offline", by=0.25)
     run.expect("gold", "offline", ">", "SFT")
@@ -62,15 +55,7 @@ def loops_samplers_common(run: Run) -> None:
     world, arms = Style(), Arms(run)
     (soft,) = run.present(method("SoftDPO", beta=0.5))
     for seed in range(run.seeds):
-        policy, rows = start(run, world, seed), world.prompt_rows(960, seed)
-        arms.add("SFT", **evaluate(policy, world))
-        for sampler in ("reference", "online", "hybrid", "mix_p", "mix_r"):
-            loop = SampledPairs(
-                Gold(world), sampler, rounds=3, prompts_per_round=320, epochs_per_round=50, temperature=1.0,
-                missing_eos_penalty=0.0, seed=seed, **LOOP,
-            )  # fmt: skip
-            trained = run_loop(soft, policy, rows, loop, steps=150, seed=seed)
-            arms.add(sampler, **evaluate(trained.policies[-1], world))
+        samplers_side_by_side(arms, world, soft, start(run, world, seed), seed, prompts=320, epochs=50, steps=150)
     arms.measure("gold", "length", "finished")
     run.expect("gold", "online", ">", "reference")
     run.expect("gold", "mix_p", ">", "reference")
@@ -144,3 +129,29 @@ def _distance(folder: Path, beta: float) -> float:
         accepted[scores[row["id"], row["sample"]]] += 1
     number = accepted.total()
     return sum(abs(accepted[score] - wanted[score]) for score in {*accepted, *wanted}) / number / 2
+
+
+def offline_and_online(arms: Arms, world: Style, dpo: Method, policy: str, seed: int, steps: int) -> None:
+    """A seed of learning from pairs that one round has made, and of learning from pairs of every step."""
+    arms.add("SFT", **evaluate(policy, world))
+    fixed = IterativeDPO(Gold(world), samples=2, rounds=1, epochs_per_round=30, seed=seed, **LOOP)
+    trained = run_loop(dpo, policy, world.prompt_rows(1000, seed), fixed, steps=steps, seed=seed)
+    arms.add("offline", **evaluate(trained.policies[-1], world))
+    loop = OnlineDPO(Gold(world), steps=steps, temperature=1.0, seed=seed, **LOOP)
+    trained = run_loop(dpo, policy, world.prompt_rows(64 * 100, seed), loop, steps=1, seed=seed, drop_last=False)
+    arms.add("online", **evaluate(trained.policies[-1], world))
+
+
+def samplers_side_by_side(
+    arms: Arms, world: Style, soft: Method, policy: str, seed: int, *, prompts: int, epochs: int, steps: int, **how: Any
+) -> None:
+    """A seed of three rounds with each sampler; a round has so many prompts, epochs and steps."""
+    rows = world.prompt_rows(3 * prompts, seed)
+    arms.add("SFT", **evaluate(policy, world))
+    for sampler in ("reference", "online", "hybrid", "mix_p", "mix_r"):
+        loop = SampledPairs(
+            Gold(world), sampler, rounds=3, prompts_per_round=prompts, epochs_per_round=epochs, temperature=1.0,
+            missing_eos_penalty=0.0, seed=seed, **LOOP,
+        )  # fmt: skip
+        trained = run_loop(soft, policy, rows, loop, steps=steps, seed=seed, **how)
+        arms.add(sampler, pairs=trained.pairs, **evaluate(trained.policies[-1], world))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from evidence.experiment import Run, experiment
-from evidence.loop_runs import LOOP, Arms, Trained, evaluate, run_loop, sample
+from evidence.experiments.loops_online import offline_and_online, samplers_side_by_side
+from evidence.loop_runs import LOOP, Arms, evaluate, run_loop, sample
 from evidence.product import method
 from evidence.worlds.skilled import Skilled
 from evidence.worlds.style import Gold
 from evidence.worlds.tiny import base_policy
-from lit_align.callbacks import RSO, IterativeDPO, OnlineDPO, SampledPairs
+from lit_align.callbacks import RSO, IterativeDPO
 
 WORLD = (
     "Texts on twelve topics; 5 % of people's answers are of skilled words, which is worth 4, and which of these are "
@@ -57,7 +58,7 @@ def loops_iterative_dpo(run: Run) -> None:
                 reference="previous", reuse="none", seed=seed, **JUDGED,
             )  # fmt: skip
             trained = run_loop(dpo, policy, rows, loop, steps=375 // rounds, seed=seed)
-            arms.add(name, pairs=_pairs(trained), **evaluate(trained.policies[-1], world))
+            arms.add(name, pairs=trained.pairs, **evaluate(trained.policies[-1], world))
             for number, after in enumerate(trained.policies if rounds > 1 else [], start=1):
                 arms.add(f"round {number}", **evaluate(after, world))
     arms.measure("gold", "length", "finished", "pairs")
@@ -79,15 +80,7 @@ def loops_online_dpo(run: Run) -> None:
     world, arms, steps = Skilled(), Arms(run), 300
     (dpo,) = run.present(method("DPO", beta=BETA))
     for seed in range(run.seeds):
-        policy = _start(run, world, seed)
-        arms.add("SFT", **evaluate(policy, world))
-        fixed = IterativeDPO(Gold(world), samples=2, rounds=1, epochs_per_round=30, seed=seed, **LOOP)
-        trained = run_loop(dpo, policy, world.prompt_rows(1000, seed), fixed, steps=steps, seed=seed)
-        arms.add("offline", **evaluate(trained.policies[-1], world))
-        loop = OnlineDPO(Gold(world), steps=steps, temperature=1.0, seed=seed, **LOOP)
-        rows = world.prompt_rows(64 * 100, seed)
-        trained = run_loop(dpo, policy, rows, loop, steps=1, seed=seed, drop_last=False)
-        arms.add("online", **evaluate(trained.policies[-1], world))
+        offline_and_online(arms, world, dpo, _start(run, world, seed), seed, steps)
     arms.measure("gold", "length", "finished")
     run.expect("gold", "online", ">", "offline", by=0.25)
     run.expect("gold", "offline", ">", "SFT")
@@ -117,16 +110,9 @@ def loops_samplers(run: Run) -> None:
     """Gold after three rounds, by who writes the answers."""
     world, arms = Skilled(), Arms(run)
     (soft,) = run.present(method("SoftDPO", beta=BETA))
+    how: dict[str, Any] = {"prompts": 800, "epochs": 5, "steps": 45, "learning_rate": 5e-4}
     for seed in range(run.seeds):
-        policy, rows = _start(run, world, seed), world.prompt_rows(2400, seed)
-        arms.add("SFT", **evaluate(policy, world))
-        for sampler in ("reference", "online", "hybrid", "mix_p", "mix_r"):
-            loop = SampledPairs(
-                Gold(world), sampler, rounds=3, prompts_per_round=800, epochs_per_round=5, temperature=1.0,
-                seed=seed, **JUDGED,
-            )  # fmt: skip
-            trained = run_loop(soft, policy, rows, loop, steps=45, seed=seed, learning_rate=5e-4)
-            arms.add(sampler, pairs=_pairs(trained), **evaluate(trained.policies[-1], world))
+        samplers_side_by_side(arms, world, soft, _start(run, world, seed), seed, **how)
     arms.measure("gold", "length", "finished", "pairs")
     run.expect("gold", "online", ">", "reference")
     run.expect("gold", "mix_p", ">", "reference")
@@ -167,17 +153,12 @@ def loops_rso(run: Run) -> None:
                     **JUDGED,
                 )  # fmt: skip
                 trained = run_loop(loss, policy, rows, loop, steps=200, seed=seed)
-                arms.add(f"{name}, {loss.label}", pairs=_pairs(trained), **_worth(trained.policies[-1], world))
+                arms.add(f"{name}, {loss.label}", pairs=trained.pairs, **_worth(trained.policies[-1], world))
     arms.measure("gold", "skilled", "length", "pairs")
     for loss in losses:
         run.expect("gold", f"RSO, {loss.label}", ">", f"SFT samples, {loss.label}")
         run.expect("gold", f"SFT samples, {loss.label}", ">", "SFT")
     run.plot_bars("gold", "skilled")
-
-
-def _pairs(trained: Trained) -> float:
-    """How many pairs were learnt from, in all rounds."""
-    return float(sum(map(len, trained.rounds)))
 
 
 def _worth(policy: str, world: Skilled) -> dict[str, float]:
