@@ -65,8 +65,9 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         fresh_optimizer: forget the optimiser's moments when a round begins.
         schedule: what the default schedule of the learning rate spans: every round, or the run. One of your own goes
             on from round to round.
-        part_size: prompts of which one process makes a part; the data do not depend on how many processes there are.
-            Processes share parts evenly: with few prompts to a round and many processes, take less.
+        part_size: most prompts of which one process makes a part; the data do not depend on how many processes there
+            are. The policy writes in parts of one batch, or of a few, which processes share evenly; judges, and engines
+            that batch by themselves, such as vLLM, get whole parts: with few prompts and many processes, take less.
         keep_starts: keep the checkpoint that each round began with, so that the round can be made again.
         save_every_rounds: rounds between checkpoints; rounds since the last one are found again, or made again alike.
         per_round: settings of the method from a round on, as `{3: {beta: 5.0, learning_rate: 1.0e-7}}`.

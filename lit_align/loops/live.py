@@ -16,7 +16,7 @@ from lit_align.loops.round import Round
 from lit_align.loops.seeds import shuffled
 from lit_align.loops.source import as_response
 from lit_align.loops.store import RoundFolder, Row, run_of
-from lit_align.loops.writer import Sampling, Writer
+from lit_align.loops.writer import Sampling, Writer, part_of
 from lit_align.rollouts.progress import generation_bar
 
 LONG_PROMPT = "prompt that is too long to be answered"
@@ -128,9 +128,23 @@ class LiveRound(Round):
                 part, samples=samples, number=self.number, sampling=how, purpose=purpose, **more
             )
 
-        title = f"round {self.number}: {name}"
-        with generation_bar(title, samples * len(prompts) // self.ranks.size, self.means.writer.engine):
-            return self.spread(name, prompts, write, samples=samples, sampling=how._asdict())
+        def in_order(rows: Sequence[Row]) -> list[Row]:
+            of = by_prompt(rows)
+            return [row for prompt in prompts for row in of[prompt["id"]]]
+
+        engine = self.means.writer.engine
+        # Like with like, for less padding; and the longest first: nobody waits for them at the end.
+        by_length = sorted(prompts, key=lambda row: -len(str(row["prompt"])))
+        with generation_bar(f"round {self.number}: {name}", samples * len(prompts) // self.ranks.size, engine):
+            return self.spread(
+                name,
+                by_length,
+                write,
+                part_size=part_of(engine, len(prompts), samples),
+                arrange=in_order,
+                samples=samples,
+                sampling=how._asdict(),
+            )
 
     # ---------------------------------------------------------------- judgements
 

@@ -26,8 +26,8 @@ class Round:
         folder: where the files are.
         inputs: digest of what the round is begun with: weights, seed data, settings.
         ranks: the processes that make it.
-        part_size: rows of which one process makes a part. The parts are the same whatever the number of processes, so
-            that a judge with a model sees the same batches; processes share them evenly, to within one part.
+        part_size: most rows of which one process makes a part. The parts are the same whatever the number of processes,
+            so that a model, which rounds otherwise in other batches, sees the same ones; processes take turns.
     """
 
     def __init__(self, folder: RoundFolder, inputs: str, ranks: Ranks | None = None, part_size: int = 64) -> None:
@@ -57,16 +57,28 @@ class Round:
         """
         return self._once(name, settings, lambda made_of: self._alone(name, made_of, make))
 
-    def spread(self, name: str, items: Sequence[Row], work: Work, **settings: Any) -> list[Row]:
+    def spread(
+        self,
+        name: str,
+        items: Sequence[Row],
+        work: Work,
+        *,
+        part_size: int | None = None,
+        arrange: Work = list,
+        **settings: Any,
+    ) -> list[Row]:
         """A step that the processes make part by part, and each part by one of them.
 
         Args:
             name: of the step, and of its file.
             items: rows of steps before.
             work: makes the rows of some items; all processes are in it at different times.
+            part_size: items of a part, where they are fewer than the round's; the same on all processes.
+            arrange: puts the rows of all parts into the order in which they are kept.
             **settings: what the rows depend on besides; JSON values.
         """
-        return self._once(name, settings, lambda made_of: self._by_parts(name, made_of, items, work))
+        size = min(self.part_size, part_size or self.part_size)
+        return self._once(name, settings, lambda made_of: self._by_parts(name, made_of, items, work, size, arrange))
 
     # ---------------------------------------------------------------- how
 
@@ -89,10 +101,12 @@ class Round:
             started = time.monotonic()
             self._put(name, made_of, make(), started)
 
-    def _by_parts(self, name: str, made_of: str, items: Sequence[Row], work: Work) -> None:
-        parts = [items[start : start + self.part_size] for start in range(0, len(items), self.part_size)]
+    def _by_parts(
+        self, name: str, made_of: str, items: Sequence[Row], work: Work, size: int, arrange: Work
+    ) -> None:
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
         # Parts of another size are other parts, of which the whole is the same.
-        key = digest(made_of, self.part_size)
+        key = digest(made_of, size)
         paths = [self.folder.part(name, key, number) for number in range(len(parts))]
         started = time.monotonic()
         for number, (part, path) in enumerate(zip(parts, paths, strict=True)):
@@ -100,7 +114,7 @@ class Round:
                 write_rows(path, work(part))
         self.ranks.wait()
         if self.ranks.is_first:
-            self._put(name, made_of, [row for path in paths for row in read_rows(path)], started)
+            self._put(name, made_of, arrange([row for path in paths for row in read_rows(path)]), started)
             self.folder.forget_parts()
 
     def _put(self, name: str, made_of: str, rows: list[Row], started: float) -> None:

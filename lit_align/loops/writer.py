@@ -18,6 +18,9 @@ from lit_align.loops.source import as_response
 from lit_align.loops.store import Row
 from lit_align.rollouts.engine import Completion, Engine
 
+_PARTS = 192
+"""Parts of more than one batch are no fewer: any usual number of processes shares so many evenly."""
+
 
 class Sampling(NamedTuple):
     """How completions are drawn."""
@@ -177,6 +180,26 @@ class Writer:
         """Tokens of the prompts that are not dropped, by their number from 1."""
         sets = round_sets(self.sets, [question(row) for row in prompts], max_new_tokens)
         return round_ids(sets, DataKind.PROMPTS)
+
+
+def part_of(engine: object, prompts: int, samples: int) -> int | None:
+    """How many prompts are to be written to at once, so that processes share them evenly and batches stay whole.
+
+    One batch, or some where there are very many: so whoever writes, however many do, an engine has the same batches.
+
+    Args:
+        engine: what writes.
+        prompts: how many there are.
+        samples: completions of each.
+
+    Returns:
+        None for engines that do not say how much they write at a time, such as vLLM, which does well with much.
+    """
+    batch = getattr(engine, "batch_size", None)
+    if not isinstance(batch, int):
+        return None
+    together = max(1, batch // samples)
+    return together * max(1, -(-prompts // together) // _PARTS)
 
 
 def question(prompt: Row) -> Row:
