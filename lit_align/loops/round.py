@@ -101,9 +101,7 @@ class Round:
             started = time.monotonic()
             self._put(name, made_of, make(), started)
 
-    def _by_parts(
-        self, name: str, made_of: str, items: Sequence[Row], work: Work, size: int, arrange: Work
-    ) -> None:
+    def _by_parts(self, name: str, made_of: str, items: Sequence[Row], work: Work, size: int, arrange: Work) -> None:
         parts = [items[start : start + size] for start in range(0, len(items), size)]
         # Parts of another size are other parts, of which the whole is the same.
         key = digest(made_of, size)
