@@ -49,7 +49,7 @@ class OnlineDPO(JudgedLoop):
         save_every_rounds: see `RegenerationCallback`.
         keep_starts: see `RegenerationCallback`.
         part_size: see `RegenerationCallback`; None: 64, or the prompts that one process contributes to a round where
-            they are fewer, so that none is idle.
+            they are fewer, so that every process judges.
         guards: see `RegenerationCallback`; None: wide limits, since the answers of a step are few.
         stop_on_alarm: see `RegenerationCallback`.
         **loop: settings of every loop, see `RegenerationCallback`.

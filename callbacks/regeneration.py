@@ -66,7 +66,7 @@ class RegenerationCallback(OptimizerStepCallback, ABC):
         schedule: what the default schedule of the learning rate spans: every round, or the run. One of your own goes
             on from round to round.
         part_size: most prompts of which one process makes a part; the data do not depend on how many processes there
-            are. The policy writes in parts of one batch, or of a few, which processes share evenly; judges, and engines
+            are. The policy writes in parts of one batch, or of a few, which processes share evenly. Judges, and engines
             that batch by themselves, such as vLLM, get whole parts: with few prompts and many processes, take less.
         keep_starts: keep the checkpoint that each round began with, so that the round can be made again.
         save_every_rounds: rounds between checkpoints; rounds since the last one are found again, or made again alike.

@@ -10,7 +10,7 @@ from lit_align.data.outcome import CONTEXT_CUT
 from lit_align.data.rounds import round_records, round_sets
 from lit_align.loops.source import as_response
 from lit_align.loops.store import Row
-from lit_align.loops.writer import Writer, question
+from lit_align.loops.writer import Writer, known_prompts, question
 
 _SOME_ANSWER = "x"
 """Rows with a context are read with an answer; which one makes no difference to their prompts."""
@@ -21,6 +21,10 @@ class ContextWriter(Writer):
 
     Its prompts are rows with `context` besides `id` and `prompt`.
     """
+
+    def length(self, prompt: Row) -> int:
+        """About how long a prompt is with its context, characters."""
+        return super().length(prompt) + len(prompt["context"])
 
     def fitting(self, prompts: Sequence[Row], max_new_tokens: int) -> list[Row]:
         """The prompts that can be read whole with their contexts."""
@@ -33,11 +37,12 @@ class ContextWriter(Writer):
         Raises:
             DataError: a prompt is too long.
         """
-        read = self._examples(prompts, None, max_new_tokens)
+        with known_prompts(prompts):
+            read = list(self._examples(prompts, None, max_new_tokens))
         found = {example.row: list(example.ids[1][: example.prompt_lengths[1]]) for example in read}
         for number, row in enumerate(prompts, start=1):
             if number not in found:
-                raise DataError(CONTEXT_CUT, row=number, value=row["prompt"], fix="raise data.max_length")
+                raise DataError(CONTEXT_CUT, row=row.get("row"), value=row["prompt"], fix="raise data.max_length")
         return [found[number] for number in range(1, len(prompts) + 1)]
 
     def read(self, prompts: Sequence[Row], texts: Sequence[str], max_new_tokens: int) -> dict[int, list[int]]:

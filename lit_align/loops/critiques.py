@@ -16,7 +16,6 @@ from lit_align.loops.principles import draw_principle
 from lit_align.loops.seeds import sample_seed, shuffled
 from lit_align.loops.source import Seed
 from lit_align.loops.store import Row
-from lit_align.loops.writer import part_of
 from lit_align.rollouts.engine import Completion, Engine
 
 TOO_LONG = "reply whose critique or revision needs a longer prompt than data.max_length leaves room for"
@@ -118,7 +117,7 @@ class Reviser:
             answered = ask(call, len(part))
             return [_written(row["id"], done) for row, done in zip(part, answered, strict=True)]
 
-        return round.spread(name, rows, work, part_size=part_of(critic, len(rows), 1), sampling=how._asdict())
+        return round.written(name, rows, work, critic, sampling=how._asdict())
 
     def _usable(
         self, round: LiveRound, requests: Sequence[Row], revisions: Mapping[str, Row], replies: Mapping[str, str]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import combinations
 from typing import Any, NamedTuple
 
 from lit_align.core.errors import DataError
+from lit_align.core.gathering import gathered
 from lit_align.core.seeds import seed_of
 from lit_align.judges.base import Judge, PointwiseJudge
 from lit_align.loops.pairs import Answer, Chosen, Pairing
 from lit_align.loops.ranks import Ranks
-from lit_align.loops.round import Round
+from lit_align.loops.round import Round, Work
 from lit_align.loops.seeds import shuffled
 from lit_align.loops.source import as_response
 from lit_align.loops.store import RoundFolder, Row, run_of
 from lit_align.loops.writer import Sampling, Writer, part_of
+from lit_align.rollouts.engine import Engine
 from lit_align.rollouts.progress import generation_bar
 
 LONG_PROMPT = "prompt that is too long to be answered"
@@ -128,23 +131,42 @@ class LiveRound(Round):
                 part, samples=samples, number=self.number, sampling=how, purpose=purpose, **more
             )
 
+        settings = {"samples": samples, "sampling": how._asdict()}
+        mix = more.get("mix")
+        # Weights that are sharded are gathered by all processes together, and their parts are not equally many.
+        with nullcontext() if mix is None else gathered(mix.model):
+            return self.written(name, prompts, write, self.means.writer.engine, each=samples, **settings)
+
+    def written(
+        self, name: str, prompts: Sequence[Row], write: Work, engine: Engine, *, each: int = 1, **settings: Any
+    ) -> list[Row]:
+        """A step of what an engine writes, in parts of its batches; the rows stand in the order of the prompts.
+
+        Args:
+            name: of the step.
+            prompts: rows with `id` and `prompt`.
+            write: makes the rows of some prompts, with their ids.
+            engine: what writes.
+            each: completions of each prompt.
+            **settings: what the rows depend on besides.
+
+        Raises:
+            DataError: two prompts have one id.
+        """
+        if repeated := [name for name, number in Counter(row["id"] for row in prompts).items() if number > 1]:
+            raise DataError(
+                "two prompts of a round have one id", field="id", value=repeated[0], fix="give each an id of its own"
+            )
+
         def in_order(rows: Sequence[Row]) -> list[Row]:
             of = by_prompt(rows)
             return [row for prompt in prompts for row in of[prompt["id"]]]
 
-        engine = self.means.writer.engine
         # Like with like, for less padding; and the longest first: nobody waits for them at the end.
-        by_length = sorted(prompts, key=lambda row: -len(str(row["prompt"])))
-        with generation_bar(f"round {self.number}: {name}", samples * len(prompts) // self.ranks.size, engine):
-            return self.spread(
-                name,
-                by_length,
-                write,
-                part_size=part_of(engine, len(prompts), samples),
-                arrange=in_order,
-                samples=samples,
-                sampling=how._asdict(),
-            )
+        by_length = sorted(prompts, key=self.means.writer.length, reverse=True)
+        part_size = part_of(engine, len(prompts), each, self.part_size)
+        with generation_bar(f"round {self.number}: {name}", each * len(prompts) // self.ranks.size, engine):
+            return self.spread(name, by_length, write, part_size=part_size, arrange=in_order, **settings)
 
     # ---------------------------------------------------------------- judgements
 

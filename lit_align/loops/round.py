@@ -73,7 +73,7 @@ class Round:
             name: of the step, and of its file.
             items: rows of steps before.
             work: makes the rows of some items; all processes are in it at different times.
-            part_size: items of a part, where they are fewer than the round's; the same on all processes.
+            part_size: items of a part; None, or more than the round allows: as many as it allows.
             arrange: puts the rows of all parts into the order in which they are kept.
             **settings: what the rows depend on besides; JSON values.
         """
@@ -103,8 +103,8 @@ class Round:
 
     def _by_parts(self, name: str, made_of: str, items: Sequence[Row], work: Work, size: int, arrange: Work) -> None:
         parts = [items[start : start + size] for start in range(0, len(items), size)]
-        # Parts of another size are other parts, of which the whole is the same.
-        key = digest(made_of, size)
+        # Of the same items in another order, or in parts of another size, each part is another one.
+        key = digest(made_of, size, list(items))
         paths = [self.folder.part(name, key, number) for number in range(len(parts))]
         started = time.monotonic()
         for number, (part, path) in enumerate(zip(parts, paths, strict=True)):

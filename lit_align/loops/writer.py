@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from lit_align.loops.store import Row
 from lit_align.rollouts.engine import Completion, Engine
 
 _PARTS = 192
-"""Parts of more than one batch are no fewer: any usual number of processes shares so many evenly."""
+"""How many parts a round has at least, before parts are of more than one batch."""
 
 
 class Sampling(NamedTuple):
@@ -143,6 +143,10 @@ class Writer:
         end = own.find(completion.text) + len(completion.text)
         return own[:end] if completion.text in own else completion.text
 
+    def length(self, prompt: Row) -> int:
+        """About how long a prompt is, characters; to put like with like."""
+        return sum(len(str(part)) for part in question(prompt).values())
+
     def encode(self, prompts: Sequence[Row], max_new_tokens: int) -> list[list[int]]:
         """Tokens of prompts, as training sees them.
 
@@ -153,8 +157,8 @@ class Writer:
         for number, row in enumerate(prompts, start=1):
             if number not in found:
                 raise DataError(
-                    "a prompt cannot be asked",
-                    row=number,
+                    f"prompt {row['id']} cannot be asked",
+                    row=row.get("row"),
                     field="prompt",
                     value=row["prompt"],
                     fix="mend it, or remove the row; if it is too long, raise data.max_length",
@@ -179,18 +183,40 @@ class Writer:
     def _encoded(self, prompts: Sequence[Row], max_new_tokens: int) -> dict[int, list[int]]:
         """Tokens of the prompts that are not dropped, by their number from 1."""
         sets = round_sets(self.sets, [question(row) for row in prompts], max_new_tokens)
-        return round_ids(sets, DataKind.PROMPTS)
+        with known_prompts(prompts):
+            return round_ids(sets, DataKind.PROMPTS)
 
 
-def part_of(engine: object, prompts: int, samples: int) -> int | None:
-    """How many prompts are to be written to at once, so that processes share them evenly and batches stay whole.
+@contextmanager
+def known_prompts(prompts: Sequence[Row]) -> Iterator[None]:
+    """Say which prompt it was that cannot be read: its place among those that are read together tells nobody."""
+    try:
+        yield
+    except DataError as error:
+        if error.row is None or not 1 <= error.row <= len(prompts):
+            raise
+        prompt = prompts[error.row - 1]
+        raise DataError(
+            f"prompt {prompt['id']}: {error.what}",
+            file=error.file,
+            row=prompt.get("row"),
+            field=error.field,
+            value=error.value,
+            fix=error.fix,
+        ) from error
 
-    One batch, or some where there are very many: so whoever writes, however many do, an engine has the same batches.
+
+def part_of(engine: object, prompts: int, samples: int, most: int) -> int | None:
+    """How many prompts are written to at once, so that processes share them evenly, to within what one does in a go.
+
+    It is one batch of the engine, or some where there are very many, and does not depend on how many processes there
+    are: a model rounds otherwise in other batches.
 
     Args:
         engine: what writes.
         prompts: how many there are.
         samples: completions of each.
+        most: prompts of a part.
 
     Returns:
         None for engines that do not say how much they write at a time, such as vLLM, which does well with much.
@@ -198,8 +224,9 @@ def part_of(engine: object, prompts: int, samples: int) -> int | None:
     batch = getattr(engine, "batch_size", None)
     if not isinstance(batch, int):
         return None
-    together = max(1, batch // samples)
-    return together * max(1, -(-prompts // together) // _PARTS)
+    together = max(1, batch // max(1, samples))
+    batches = -(-prompts // together)
+    return together * max(1, min(batches // _PARTS, most // together))
 
 
 def question(prompt: Row) -> Row:

@@ -81,6 +81,25 @@ def test_plain_prompts_are_gone_on_with_as_text(tiny_model_dir, seed_file, tmp_p
     assert request["prompt"].startswith("Name 0. better 0\n\nPrinciple: ")
 
 
+def test_another_critic_writes_batch_by_batch_the_longest_first(tiny_model_dir, tmp_path):
+    calls, uneven = [], tmp_path / "uneven.jsonl"
+    uneven.write_text("".join(json.dumps({"prompt": f"Name{'.' * (n * 5 % 7)}"}) + "\n" for n in range(6)))
+
+    class Batched(FakeEngine):
+        batch_size = 4
+
+        def generate(self, prompts, **settings):
+            calls.append([len(prompt) for prompt in prompts])
+            return super().generate(prompts, **settings)
+
+    run_loop(tmp_path, sft(tiny_model_dir), str(uneven), loop(Batched(answer), n_revisions=1, part_size=64))
+    assert [*map(len, calls)] == [4, 2, 4, 2]
+    assert calls[0] + calls[1] == sorted(calls[0] + calls[1], reverse=True)
+    assert [row["id"] for row in rows(tmp_path, 1, "revisions_1")] == [
+        row["id"] for row in rows(tmp_path, 1, "prompts")
+    ]
+
+
 def test_the_policy_criticises_itself(tiny_model_dir, chats, tmp_path):
     words = {"critique": "{principle}?", "revision": "Again.", "principles": ["red"]}
     how = {"n_revisions": 1, "stop": ["e", "o", "a"], "drop_unchanged": False, "max_new_tokens": 32}

@@ -29,7 +29,7 @@ GAINS = {
     "online_dpo": 0.25,
     "raft": 0.25,
     "rso": 0.15,
-    "samplers": 0.04,
+    "samplers": 0.2,
     "self_rewarding": 0.25,
     "spin": 0.1,
     "sppo_rounds": 0.15,

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from lit_align.callbacks import SPIN, LoRA
+from lit_align.callbacks import SPIN, LoRA, SampledPairs
 from lit_align.rollouts import hf_engine
+from tests.callbacks.judged import Likes
 from tests.distributed.jobs import whole_weights
 from tests.launch import launch
 from tests.loops.loop_runs import dpo, rows, run_loop, write_demonstrations
@@ -27,7 +28,7 @@ def _loop(folder: Path, model: str, seed_file: str, strategy: str, batch_size: i
         return generate(self, prompts, **settings)
 
     hf_engine.HFEngine.generate = counting  # type: ignore[method-assign]
-    spin = SPIN(rounds=2, max_new_tokens=8, batch_size=4, part_size=2, keep_unfinished=True, stop_on_alarm=False)
+    spin = SPIN(rounds=2, max_new_tokens=8, batch_size=4, keep_unfinished=True, stop_on_alarm=False)
     adapters = [LoRA(r=2)] if lora else []
     module = run_loop(
         folder,
@@ -48,7 +49,7 @@ def test_two_processes_make_the_rounds_of_one(strategy, lora, tiny_model_dir, tm
     one, two = tmp_path / "one", tmp_path / "two"
     ((asked, weights),) = launch(_loop, one, tiny_model_dir, seed_file, "auto", 4, lora, world=1)
     (asked_0, weights_two), (asked_1, _) = launch(_loop, two, tiny_model_dir, seed_file, strategy, 2, lora)
-    # Ten prompts in five parts, twice; every prompt is asked once.
+    # Ten prompts in batches of four, four and two, twice; every prompt is asked once.
     assert (asked, asked_0, asked_1) == (20, 12, 8)
     for number in (1, 2):
         for step in ("prompts", "candidates", "pairs", "train"):
@@ -61,3 +62,24 @@ def test_two_processes_make_the_rounds_of_one(strategy, lora, tiny_model_dir, tm
     # The second round was made by other weights than the first.
     first, second = (json.loads((two / "rounds" / f"round_{n}" / "manifest.json").read_text()) for n in (1, 2))
     assert first["policy"] != second["policy"]
+
+
+def _sampled(folder: Path, model: str, seed_file: str, strategy: str, batch_size: int, sampler: Any) -> None:
+    """Two rounds of answers in which the reference has a say."""
+    loop = SampledPairs(
+        Likes(), sampler, rounds=2, max_new_tokens=6, batch_size=8, missing_eos_penalty=0.0, stop_on_alarm=False
+    )
+    devices = int(os.environ["WORLD_SIZE"])
+    run_loop(folder, dpo(model), seed_file, loop, strategy=strategy, devices=devices, data={"batch_size": batch_size})
+
+
+@pytest.mark.parametrize("sampler", ["reference", "mix_p"])
+def test_a_reference_that_is_sharded_writes_though_processes_have_unlike_numbers_of_parts(
+    sampler, tiny_model_dir, tmp_path
+):
+    seed_file = write_demonstrations(tmp_path)
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch(_sampled, one, tiny_model_dir, seed_file, "auto", 4, sampler, world=1)
+    launch(_sampled, two, tiny_model_dir, seed_file, "fsdp2", 2, sampler)
+    for number in (1, 2):
+        assert rows(two, number, "candidates") == rows(one, number, "candidates")

@@ -27,11 +27,14 @@ WORDS = ("red", "blue", "green", "small", "large", "old")
 
 
 def write_demonstrations(folder: Path, rows: int = 10) -> str:
-    """Demonstrations of unequal lengths, as a file of JSON lines."""
+    """Demonstrations of unequal lengths, their prompts too, as a file of JSON lines."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "demonstrations.jsonl"
     lines = [
-        {"prompt": f"Name {n}.", "completion": " " + " ".join(WORDS[(n + k) % 6] for k in range(n % 4 + 1))}
+        {
+            "prompt": f"Name {n}{'.' * (1 + n * 7 % 4)}",
+            "completion": " " + " ".join(WORDS[(n + k) % 6] for k in range(n % 4 + 1)),
+        }
         for n in range(rows)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in lines))

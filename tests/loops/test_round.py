@@ -114,6 +114,16 @@ def test_a_part_that_is_there_is_not_made_again(folder):
     assert again.done == ["second of [2, 3]", "second of [4]", "third"]
 
 
+def test_parts_of_another_order_are_not_taken_for_these(folder):
+    maker = Maker(folder)
+    first = maker.round.step("first", maker._first)
+    with pytest.raises(KeyboardInterrupt):
+        maker.round.spread("second", first[::-1], _second_time_killed(maker), factor=2)
+    again = Maker(folder)
+    assert again.make() == [{"sum": 20}]
+    assert again.done == ["second of [0, 1]", "second of [2, 3]", "second of [4]", "third"]
+
+
 def _second_time_killed(maker):
     def work(rows):
         if len(maker.done) == 2:

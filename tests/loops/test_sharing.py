@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lit_align.core.errors import DataError
 from lit_align.loops.live import LiveRound, Means
 from lit_align.loops.ranks import Ranks
 from lit_align.loops.store import RoundFolder, Row
@@ -32,6 +33,9 @@ class _Writes:
 
     def __init__(self, batch_size: int | None) -> None:
         self.engine, self.parts = _Engine(batch_size), list[list[str]]()
+
+    def length(self, prompt: Row) -> int:
+        return len(prompt["prompt"])
 
     def write(self, prompts: Sequence[Row], *, samples: int, **_: Any) -> list[Row]:
         self.parts.append([row["prompt"] for row in prompts])
@@ -68,12 +72,12 @@ def _prompts(number: int) -> list[Row]:
 
 @pytest.mark.parametrize("world", [2, 3, 8])
 @pytest.mark.parametrize(("number", "samples", "batch"), [(320, 4, 8), (320, 1, 8), (50, 16, 8), (1000, 8, 16)])
-def test_processes_share_prompts_evenly_to_within_a_batch(number, samples, batch, world, tmp_path):
+def test_processes_share_prompts_evenly_to_within_a_part(number, samples, batch, world, tmp_path):
     parts, rows = _shared(tmp_path, _prompts(number), samples, batch, world)
     asked = [sum(map(len, own)) for own in parts]
-    together = max(1, batch // samples)
     assert sum(asked) == number
-    assert max(asked) - min(asked) <= max(together, part_of(_Engine(batch), number, samples) or 0)
+    # Of a thousand prompts, two by two, a part is two batches.
+    assert max(asked) - min(asked) <= {1000: 4}.get(number, max(1, batch // samples))
     assert [(row["id"], row["sample"]) for row in rows] == [
         (str(place), k) for place in range(number) for k in range(samples)
     ]
@@ -98,14 +102,37 @@ def test_parts_are_the_same_whatever_the_number_of_processes_and_the_longest_com
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_very_many_prompts_are_written_in_several_batches_at_once():
-    assert part_of(_Engine(8), 384, 4) == 2 * 1
-    assert part_of(_Engine(8), 10_000, 4) == 2 * 26
-    # More is never made at once than the loop allows.
-    assert part_of(_Engine(8), 10**6, 4) == 2 * 2604
+@pytest.mark.parametrize(
+    ("prompts", "samples", "batch", "part"),
+    [
+        (300, 4, 8, 2),
+        (768, 4, 8, 4),
+        # As many as the loop allows, and as whole batches.
+        (10**6, 4, 8, 64),
+        (20_000, 1, 40, 40),
+        (10**6, 1, 24, 48),
+        # A batch is one however large, and of at least one prompt.
+        (320, 1, 256, 256),
+        (320, 16, 8, 1),
+    ],
+)
+def test_a_part_is_a_batch_or_several_where_there_are_very_many(prompts, samples, batch, part):
+    assert part_of(_Engine(batch), prompts, samples, 64) == part
 
 
-@pytest.mark.parametrize(("part_size", "batch", "largest"), [(64, None, 64), (3, 8, 3), (64, 32, 32)])
-def test_an_engine_that_batches_by_itself_gets_whole_parts(part_size, batch, largest, tmp_path):
+@pytest.mark.parametrize(("part_size", "batch", "largest"), [(64, 32, 32), (3, 8, 3), (64, 256, 64)])
+def test_no_part_is_larger_than_the_loop_allows(part_size, batch, largest, tmp_path):
     parts, _ = _shared(tmp_path, _prompts(130), 1, batch, 1, part_size)
     assert max(map(len, parts[0])) == largest
+
+
+def test_an_engine_that_batches_by_itself_gets_whole_parts(tmp_path):
+    parts, _ = _shared(tmp_path, _prompts(130), 1, None, 1)
+    assert [*map(len, parts[0])] == [64, 64, 2]
+
+
+def test_two_prompts_of_one_id_are_refused(tmp_path):
+    twice = [{"id": "a", "prompt": "1"}, {"id": "b", "prompt": "2"}, {"id": "a", "prompt": "3"}]
+    means = Means(list, _Writes(8), Sampling(), 7)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"two prompts of a round have one id\n.*field 'id': 'a'"):
+        LiveRound(RoundFolder.of(tmp_path, 1), "inputs", means).candidates(twice, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lit_align.core.errors import DataError
 from lit_align.data.module import PreferenceDataModule
 from lit_align.loops.writer import Sampling, Writer
 from lit_align.methods.dpo import DPO
@@ -97,3 +98,14 @@ def test_a_text_that_would_be_too_long_keeps_its_tokens(tiny_model_dir, tmp_path
     cut = ids_of(data.sets.tokenizer, "12345678")[:-1]
     rows, _ = write(data.sets, [cut], [{"id": "a", "prompt": "p" * 56}])
     assert rows[0]["ids"] == cut
+
+
+def test_a_prompt_that_is_too_long_is_named_wherever_it_stands_among_others(tiny_model_dir, tmp_path):
+    data = PreferenceDataModule(train=str(tmp_path / "none.jsonl"), max_length=64, on_overlong="error")
+    data.sets.method = DPO(policy=tiny_model_dir)
+    prompts = [{"id": "k", "row": 7, "prompt": "short"}, {"id": "b", "row": 12, "prompt": "p" * 60}]
+    writer = Writer(Scripted(data.sets.tokenizer, []), data.sets.tokenizer, data.sets, seed=3)
+    with pytest.raises(DataError, match=r"prompt b: .*\n.*row 12"):
+        writer.encode(prompts, 8)
+    with pytest.raises(DataError, match=r"prompt b: .*\n.*row 12"):
+        writer.encode(prompts[::-1], 8)
