@@ -10,6 +10,7 @@ from lit_align.callbacks.regeneration import RegenerationCallback
 from lit_align.core.batch import DataKind
 from lit_align.core.errors import ConfigError, DataError
 from lit_align.core.gathering import gathered
+from lit_align.core.ranges import positive
 from lit_align.data.outcome import CONTEXT_CUT
 from lit_align.loops.contexts import ContextWriter
 from lit_align.loops.live import LiveRound, answers, by_prompt
@@ -64,7 +65,7 @@ class ContextDistilled(RegenerationCallback):
             )
         if not (context is None or context):
             raise ConfigError("a context of nothing teaches nothing", got=f"context: {context!r}", fix="give its words")
-        self.context, self.samples = context, samples
+        self.context, self.samples = context, int(positive("ContextDistilled.samples", samples))
 
     def depends_on(self) -> Any:
         """The context, and how many answers there are."""

@@ -24,7 +24,7 @@ class ContextWriter(Writer):
 
     def length(self, prompt: Row) -> int:
         """About how long a prompt is with its context, characters."""
-        return super().length(prompt) + len(prompt["context"])
+        return super().length(prompt) + len(str(prompt["context"]))
 
     def fitting(self, prompts: Sequence[Row], max_new_tokens: int) -> list[Row]:
         """The prompts that can be read whole with their contexts."""

@@ -153,9 +153,10 @@ class LiveRound(Round):
         Raises:
             DataError: two prompts have one id.
         """
-        if repeated := [name for name, number in Counter(row["id"] for row in prompts).items() if number > 1]:
+        twice = [known for known, number in Counter(row["id"] for row in prompts).items() if number > 1]
+        if twice:
             raise DataError(
-                "two prompts of a round have one id", field="id", value=repeated[0], fix="give each an id of its own"
+                "two prompts of a round have one id", field="id", value=twice[0], fix="give each an id of its own"
             )
 
         def in_order(rows: Sequence[Row]) -> list[Row]:

@@ -108,6 +108,7 @@ def test_a_prompt_without_a_context_is_an_error(tiny_model_dir, seed_file, tmp_p
         ({"reference": "previous"}, "frozen reference"),
         ({"engine": object()}, "frozen reference"),
         ({"context": ""}, "a context of"),
+        ({"samples": 0}, "samples"),
     ],
 )
 def test_settings_without_a_teacher_are_refused(setting, what):
