@@ -35,7 +35,7 @@ class Measurement(NamedTuple):
     greedy: list[Completion]
     """For each prompt, the likeliest completion."""
     sampled: list[Completion]
-    """For each prompt, a completion drawn at temperature 1."""
+    """For each prompt, the completions that were drawn at temperature 1."""
 
     @property
     def margins(self) -> list[float]:
@@ -50,6 +50,7 @@ def measure(
     *,
     cache_dir: str | Path,
     max_new_tokens: int = 48,
+    samples: int = 1,
     seed: int = 0,
 ) -> Measurement:
     """Score held-out pairs and complete held-out prompts.
@@ -60,6 +61,7 @@ def measure(
         prompts: what users say.
         cache_dir: where the tokenised pairs are kept.
         max_new_tokens: longest completion, tokens.
+        samples: completions of each prompt that are drawn; `compare` wants one.
         seed: of the sampling.
     """
     scorer = Scorer(build_policy(PolicySpec(name=str(model)))).eval()
@@ -70,7 +72,7 @@ def measure(
     return Measurement(
         score_pairs(scorer, data),
         greedy=generate(scorer, tokenizer, chats, **settings),
-        sampled=generate(scorer, tokenizer, chats, temperature=1.0, **settings),
+        sampled=generate(scorer, tokenizer, chats, temperature=1.0, samples=samples, **settings),
     )
 
 
@@ -144,19 +146,19 @@ def compare(
             _line(
                 "preferred behaviour, greedy",
                 "%",
-                [_share(preferred, prompts, model.greedy) for model in models],
+                [share(preferred, prompts, model.greedy) for model in models],
                 f"share of the likeliest replies to {asked} held-out prompts that the rule accepts",
             ),
             _line(
                 "preferred behaviour, sampled",
                 "%",
-                [_share(preferred, prompts, model.sampled) for model in models],
+                [share(preferred, prompts, model.sampled) for model in models],
                 "the same for replies drawn at temperature 1",
             ),
             _line(
                 "right answers, greedy",
                 "%",
-                [_share(right, prompts, model.greedy) for model in models],
+                [share(right, prompts, model.greedy) for model in models],
                 "share of the likeliest replies that give the right fact, in whatever tone",
             ),
         ],
@@ -177,7 +179,7 @@ def compare(
             {
                 "prompt": prompt,
                 "texts": [old.text, new.text],
-                "accepted": [_accepts(preferred, prompt, old), _accepts(preferred, prompt, new)],
+                "accepted": [accepts(preferred, prompt, old), accepts(preferred, prompt, new)],
             }
             for prompt, old, new in zip(prompts, before.greedy, after.greedy, strict=True)
         ],
@@ -192,10 +194,11 @@ def _histogram(title: str, unit: str, series: Iterable[tuple[str, Sequence[float
     return {"title": title, "unit": unit, "series": {n: [round(v, 4) for v in values] for n, values in series}}
 
 
-def _share(judge: Judge, prompts: Sequence[str], completions: Sequence[Completion]) -> float:
-    return fmean(_accepts(judge, p, c) for p, c in zip(prompts, completions, strict=True))
+def share(judge: Judge, prompts: Sequence[str], completions: Sequence[Completion]) -> float:
+    """Share of completions that pass, each of the prompt in its place; one without an end does not."""
+    return fmean(accepts(judge, p, c) for p, c in zip(prompts, completions, strict=True))
 
 
-def _accepts(judge: Judge, prompt: str, completion: Completion) -> bool:
+def accepts(judge: Judge, prompt: str, completion: Completion) -> bool:
     """A completion that did not come to an end is not accepted, whatever it says."""
     return completion.finished and judge(prompt, completion.text)

@@ -37,12 +37,12 @@ class ContextWriter(Writer):
         Raises:
             DataError: a prompt is too long.
         """
-        with known_prompts(prompts):
-            read = list(self._examples(prompts, None, max_new_tokens))
+        read = self._examples(prompts, None, max_new_tokens)
         found = {example.row: list(example.ids[1][: example.prompt_lengths[1]]) for example in read}
         for number, row in enumerate(prompts, start=1):
             if number not in found:
-                raise DataError(CONTEXT_CUT, row=row.get("row"), value=row["prompt"], fix="raise data.max_length")
+                what = f"prompt {row['id']}: {CONTEXT_CUT}"
+                raise DataError(what, row=row.get("row"), value=row["prompt"], fix="raise data.max_length")
         return [found[number] for number in range(1, len(prompts) + 1)]
 
     def read(self, prompts: Sequence[Row], texts: Sequence[str], max_new_tokens: int) -> dict[int, list[int]]:
@@ -55,5 +55,6 @@ class ContextWriter(Writer):
             {**question(row), "context": row["context"], "completion": as_response(row["prompt"], text)}
             for row, text in zip(prompts, texts or [_SOME_ANSWER] * len(prompts), strict=True)
         ]
-        for record in round_records(round_sets(self.sets, rows, max_new_tokens), DataKind.CONTEXTUAL):
-            yield record.example
+        with known_prompts(prompts):
+            for record in round_records(round_sets(self.sets, rows, max_new_tokens), DataKind.CONTEXTUAL):
+                yield record.example

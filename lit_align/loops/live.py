@@ -161,7 +161,9 @@ class LiveRound(Round):
 
         def in_order(rows: Sequence[Row]) -> list[Row]:
             of = by_prompt(rows)
-            return [row for prompt in prompts for row in of[prompt["id"]]]
+            found = [row for prompt in prompts for row in of[prompt["id"]]]
+            assert len(found) == len(rows), f"{name}: rows of prompts that are none of the step's"
+            return found
 
         # Like with like, for less padding; and the longest first: nobody waits for them at the end.
         by_length = sorted(prompts, key=self.means.writer.length, reverse=True)

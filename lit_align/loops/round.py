@@ -69,6 +69,8 @@ class Round:
     ) -> list[Row]:
         """A step that the processes make part by part, and each part by one of them.
 
+        They have unlike numbers of parts: sharded models are to be gathered around the whole step, by all of them.
+
         Args:
             name: of the step, and of its file.
             items: rows of steps before.

@@ -19,7 +19,8 @@ from lit_align.loops.store import Row
 from lit_align.rollouts.engine import Completion, Engine
 
 _PARTS = 192
-"""How many parts a round has at least, before parts are of more than one batch."""
+"""How many parts a round has at least, before parts are of more than one batch: so many that one more or less is not
+felt, and that any usual number of processes divides them."""
 
 
 class Sampling(NamedTuple):
@@ -119,7 +120,8 @@ class Writer:
         sets = round_sets(self.sets, rows, max_new_tokens)
         # A text may need more tokens than were drawn for it, such as an end.
         sets = replace(sets, recipe=replace(sets.recipe, on_overlong="drop"))
-        return round_ids(sets, DataKind.RESPONSES)
+        with known_prompts(prompts):
+            return round_ids(sets, DataKind.RESPONSES)
 
     def _row(self, prompt_id: str, sample: int, completion: Completion) -> Row:
         row: Row = {

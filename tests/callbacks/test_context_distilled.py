@@ -102,6 +102,28 @@ def test_a_prompt_without_a_context_is_an_error(tiny_model_dir, seed_file, tmp_p
         run_loop(tmp_path, method(tiny_model_dir), seed_file, loop(context=None))
 
 
+def test_prompts_are_written_to_by_their_length_with_the_context_and_named_by_their_row(
+    tiny_model_dir, tmp_path, monkeypatch
+):
+    contexts = ["Red. ", "Say it in a small red way. ", "Say it. ", "As small as can be, say it. "]
+    lines = [{"prompt": f"Name{'.' * (4 - n)}", "context": context} for n, context in enumerate(contexts)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    asked, generate = [], HFEngine.generate
+
+    def watched(engine, prompts, **settings):
+        asked.extend(len(ids) for ids in prompts)
+        return generate(engine, prompts, **settings)
+
+    monkeypatch.setattr(HFEngine, "generate", watched)
+    run_loop(tmp_path, method(tiny_model_dir), str(file), loop(context=None, batch_size=2, part_size=64))
+    assert asked == sorted(asked, reverse=True)
+    assert [row["id"] for row in rows(tmp_path, 1, "candidates")] == ["1", "1", "2", "2", "3", "3", "4", "4"]
+    strict = {"max_length": 32, "on_overlong": "error"}
+    with pytest.raises(DataError, match=r"prompt [24]: .*\n.*row [24]"):
+        run_loop(tmp_path / "strict", method(tiny_model_dir), str(file), loop(context=None), data=strict)
+
+
 @pytest.mark.parametrize(
     ("setting", "what"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evidence.experiment import Run, experiment
 from evidence.loop_runs import Arms
+from evidence.product import method
 from evidence.quickstart_runs import first_model, replies, run_configuration
 
 
@@ -27,6 +28,7 @@ from evidence.quickstart_runs import first_model, replies, run_configuration
 )
 def loops_samplers_quickstart(run: Run) -> None:
     """The share of preferred replies, by who writes the answers."""
+    run.present(method("SoftDPO", beta=0.5))
     arms, before = Arms(run), replies(first_model())
     for seed in range(10, 10 + run.seeds):
         arms.add("SFT", **before)
