@@ -103,7 +103,7 @@ def loops_online_dpo(run: Run) -> None:
         "with 320 prompts, 100 steps and a rate of 1e-3, run with the seeds 0 to 9, mix_p was ahead of online in five, "
         "by 0.06 [-0.16, 0.28], mix_r in six, by 0.11 [-0.04, 0.26], and the reference behind in all, by 1.7; seeds "
         "100 to 103, on which these were chosen, had promised more for mix_p. In W1 samplers are hardly told "
-        "apart (loops_samplers_common)."
+        "apart (loops_samplers_common); on the quickstart's model mixed logits are ahead (loops_samplers_quickstart)."
     ),
 )
 def loops_samplers(run: Run) -> None:

@@ -190,8 +190,9 @@ PRACTICE: dict[str, Sampler] = {
     discussion=(
         "The samplers of the callback SampledPairs, with pairs as likely as it draws them. No theorem covers these: "
         "they do not weigh pairs by the slope of the loss. Mixed logits beat the policy's own answers in every world, "
-        "by a seventh to a third, which loops in texts hardly show (loops_samplers_common, loops_samplers); the best "
-        "and the worst of eight do not. Where gradients are exact and rewards so near to each other, the reference's "
+        "by a seventh to a third, which loops show by a little on the quickstart's model (loops_samplers_quickstart) "
+        "and hardly in other texts (loops_samplers_common, loops_samplers); the best and the worst of eight do not. "
+        "Where gradients are exact and rewards so near to each other, the reference's "
         "answers, which stay varied, teach fastest. Beta 0.2 was taken after 0.5 and 0.2 had been looked at: both put "
         "mixed logits before own answers."
     ),
