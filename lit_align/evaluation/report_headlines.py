@@ -18,6 +18,10 @@ _METRICS = (
 )
 """Metrics that head the page of a run without evaluation.json: name, words, unit."""
 _MOST_CARDS = 6
+_ROUNDS_NOTE = (
+    "Rewards, and what is made of them, are against the reference of their round: where it moves with the rounds, the "
+    "first and the last cannot be compared."
+)
 
 
 def labels_of(run: RunFiles) -> tuple[str, str]:
@@ -45,7 +49,8 @@ def headlines(runs: Sequence[RunFiles]) -> list[Cards]:
             groups.append(Cards(labels_of(run), lines, run.label if several else "", " ".join(notes)))
     if not several:
         rows = [] if groups else _logged(runs[0])[:_MOST_CARDS]
-        return [*groups, *([Cards(labels_of(runs[0]), [_headline(row) for row in rows])] if rows else [])]
+        note = _ROUNDS_NOTE if len([*(runs[0].folder / "rounds").glob("round_*")]) > 1 else ""
+        return [*groups, *([Cards(labels_of(runs[0]), [_headline(row) for row in rows], "", note)] if rows else [])]
     trained = [run for run in runs if run.metrics and not rows_of(run.evaluation.get("headline"))]
     firsts = [(run, _logged(run)[:1]) for run in trained]
     named = [

@@ -432,6 +432,7 @@ def test_a_round_made_again_is_the_same(run, tiny_model_dir, seed_file, capsys):
 def test_the_report_shows_the_rounds(made):
     page = (made / "report.html").read_text(encoding="utf-8")
     assert "What the rounds were made of" in page
+    assert "the first and the last cannot be compared" in page
     numbers = json.loads((made / "report.json").read_text(encoding="utf-8"))
     table = next(table for table in numbers["tables"] if table["id"] == "round_steps")
     assert [row[:4] for row in table["rows"]] == [[1, 0, 10, 10], [2, 3, 10, 10]]
