@@ -26,7 +26,7 @@ def _pair(i: int) -> dict[str, Any]:
         "chosen_safe": i % 4 > 0,
         "rejected_safe": False,
         "label_probability": 0.55 + 0.02 * i,
-        "p_win_chosen": 0.6 + 0.02 * i,
+        "p_win_chosen": 0.6 + 0.02 * (i % 20),
         "p_win_rejected": 0.45 - 0.01 * i,
         "source": "game" if i % 3 == 1 else "human",
     }
